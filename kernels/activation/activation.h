@@ -1,0 +1,37 @@
+// SiLU, elementwise: y = x sigmoid(x). Arithmetic in acc_t<T>.
+//
+// Source: Elfwing et al. 2018. T is double or float on the CPU, float, f16 or bf16 on CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/queue.h"
+
+namespace fm {
+
+template <class T>
+struct SiluForward {
+  std::int64_t count;
+  const T* x;
+  T* y;  // may be x
+};
+
+template <class T>
+struct SiluBackward {
+  std::int64_t count;
+  const T* x;
+  const T* dy;
+  T* dx;  // overwritten; may be dy
+};
+
+template <class T>
+void silu_forward(CpuQueue&, const SiluForward<T>&);
+template <class T>
+void silu_forward(CudaQueue&, const SiluForward<T>&);
+template <class T>
+void silu_backward(CpuQueue&, const SiluBackward<T>&);
+template <class T>
+void silu_backward(CudaQueue&, const SiluBackward<T>&);
+
+}  // namespace fm

@@ -1,0 +1,51 @@
+// Launching a kernel: checked, on the queue's stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/queue.h"
+
+namespace fm {
+
+constexpr int kWarp = 32;
+constexpr std::int64_t kMaxGrid = 0x7fffffff;
+
+template <class I, class J>
+__host__ __device__ constexpr I ceil_div(I a, J b) {
+  return static_cast<I>((a + b - 1) / b);
+}
+
+// FM_SYNC=1 waits after each kernel, so that a failure is reported where it happened (not during a
+// graph capture).
+inline bool sync_each_kernel() {
+  static const bool on = [] {
+    const char* value = std::getenv("FM_SYNC");
+    return value && value[0] == '1';
+  }();
+  return on;
+}
+
+// launch(queue, "name", kernel, grid, block, shared_bytes, args...). Raises the kernel's dynamic
+// shared memory limit where it needs more than 48 KB.
+template <class... Params, class... Args>
+void launch(CudaQueue& queue, const char* name, void (*kernel)(Params...), dim3 grid, dim3 block,
+            std::size_t shared_bytes, Args&&... args) {
+  if (shared_bytes > 48 * 1024)
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               name);
+  kernel<<<grid, block, shared_bytes, queue.stream()>>>(static_cast<Args&&>(args)...);
+  cuda_check(cudaGetLastError(), name);
+  if (sync_each_kernel()) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cuda_check(cudaStreamIsCapturing(queue.stream(), &capture), name);
+    if (capture == cudaStreamCaptureStatusNone)
+      cuda_check(cudaStreamSynchronize(queue.stream()), name);
+  }
+}
+
+}  // namespace fm

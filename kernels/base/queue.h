@@ -1,0 +1,89 @@
+// Where work runs: a CPU thread pool or a CUDA stream. Kernels are overloads on the queue's type.
+//
+// Work given to one queue runs in order. CpuQueue work has finished when the call returns;
+// CudaQueue work is asynchronous until synchronize() or download(). Both are cheap to copy and
+// share what they own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+
+struct CUstream_st;  // cudaStream_t, without the CUDA headers
+
+namespace fm {
+
+class ThreadPool;
+struct MatmulPlans;  // kernels/matmul: cuBLASLt handle, workspace and chosen algorithms
+
+class CpuQueue {
+ public:
+  // 0 threads: one a core this process may use.
+  explicit CpuQueue(int threads = 0);
+  int threads() const;
+  ThreadPool& pool() const { return *pool_; }
+
+ private:
+  std::shared_ptr<ThreadPool> pool_;
+};
+
+// What tile sizes are chosen from. Tests lower them to force the portable paths.
+struct DeviceLimits {
+  std::string name;                        // as the driver says it
+  int index = 0;                           // CUDA device number
+  int compute_capability = 0;              // 90 for sm_90
+  int multiprocessors = 0;                 // SMs
+  std::size_t shared_bytes_per_block = 0;  // opt-in dynamic shared memory a block may ask for
+  std::size_t memory_bytes = 0;            // device memory in all
+};
+
+class CudaQueue {
+ public:
+  // Throws Fault::device where the device is missing or older than the kernels were built for.
+  explicit CudaQueue(int device = 0);
+
+  CUstream_st* stream() const;
+  DeviceLimits limits;
+  std::shared_ptr<MatmulPlans> matmul_plans;  // made by the first matmul
+
+ private:
+  struct Stream;
+  std::shared_ptr<Stream> stream_;
+};
+
+#if FM_CUDA
+using Queue = std::variant<CpuQueue, CudaQueue>;
+#else
+using Queue = std::variant<CpuQueue>;
+#endif
+
+// Number of CUDA devices the process can use; 0 without a driver or in a CPU-only build.
+int cuda_device_count() noexcept;
+
+// Memory of the queue's device, 256-byte aligned. Throws Fault::device with the sizes when there is
+// not enough.
+void* allocate(CpuQueue&, std::size_t bytes);
+void* allocate(CudaQueue&, std::size_t bytes);
+void release(CpuQueue&, void* memory) noexcept;
+void release(CudaQueue&, void* memory) noexcept;
+
+// Ordered on the queue. `from` of an upload may be reused on return; a download has arrived on
+// return.
+void upload(CpuQueue&, void* to, const void* from_host, std::size_t bytes);
+void upload(CudaQueue&, void* to, const void* from_host, std::size_t bytes);
+void download(CpuQueue&, void* to_host, const void* from, std::size_t bytes);
+void download(CudaQueue&, void* to_host, const void* from, std::size_t bytes);
+
+// Device to device, and fills every byte with `value`; ordered on the queue, capturable in a graph.
+void copy(CpuQueue&, void* to, const void* from, std::size_t bytes);
+void copy(CudaQueue&, void* to, const void* from, std::size_t bytes);
+void fill_bytes(CpuQueue&, void* memory, int value, std::size_t bytes);
+void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
+
+// Waits for all work of the queue; throws Fault::device if any of it failed.
+void synchronize(CpuQueue&);
+void synchronize(CudaQueue&);
+
+}  // namespace fm

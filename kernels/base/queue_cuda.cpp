@@ -1,0 +1,82 @@
+#include <cuda_runtime.h>
+
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/queue.h"
+
+namespace fm {
+
+struct CudaQueue::Stream {
+  cudaStream_t handle = nullptr;
+  ~Stream() {
+    if (handle) cudaStreamDestroy(handle);
+  }
+};
+
+int cuda_device_count() noexcept {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // no driver is an answer, not a failure
+  return 0;
+}
+
+CudaQueue::CudaQueue(int device) : stream_(std::make_shared<Stream>()) {
+  const int count = cuda_device_count();
+  if (device < 0 || device >= count)
+    fail(Fault::device, "[device] cuda:", device, " is not there: ", count,
+         " CUDA device(s) found; use --device cpu, or check the driver with nvidia-smi");
+  FM_CUDA_CHECK(cudaSetDevice(device));
+  cudaDeviceProp properties{};
+  FM_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  limits.name = properties.name;
+  limits.index = device;
+  limits.compute_capability = properties.major * 10 + properties.minor;
+  limits.multiprocessors = properties.multiProcessorCount;
+  limits.shared_bytes_per_block = properties.sharedMemPerBlockOptin;
+  limits.memory_bytes = properties.totalGlobalMem;
+  if (limits.compute_capability < 80)
+    fail(Fault::device, "[device] built for compute capability 8.0 and newer, found ",
+         properties.name, " with ", properties.major, ".", properties.minor, "; use --device cpu");
+  FM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_->handle, cudaStreamNonBlocking));
+}
+
+CUstream_st* CudaQueue::stream() const {
+  return stream_->handle;
+}
+
+void* allocate(CudaQueue& queue, std::size_t bytes) {
+  void* memory = nullptr;
+  if (cudaMalloc(&memory, bytes ? bytes : 1) == cudaSuccess) return memory;
+  cudaGetLastError();
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  fail(Fault::device, "[memory] out of device memory on ", queue.limits.name, ": asked for ",
+       bytes >> 20, " MiB, ", free >> 20, " of ", total >> 20, " MiB are free; lower --batch");
+}
+
+void release(CudaQueue&, void* memory) noexcept {
+  cudaFree(memory);
+}
+
+void upload(CudaQueue& queue, void* to, const void* from, std::size_t bytes) {
+  FM_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, queue.stream()));
+  FM_CUDA_CHECK(cudaStreamSynchronize(queue.stream()));
+}
+
+void download(CudaQueue& queue, void* to, const void* from, std::size_t bytes) {
+  FM_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, queue.stream()));
+  FM_CUDA_CHECK(cudaStreamSynchronize(queue.stream()));
+}
+
+void copy(CudaQueue& queue, void* to, const void* from, std::size_t bytes) {
+  FM_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, queue.stream()));
+}
+
+void fill_bytes(CudaQueue& queue, void* memory, int value, std::size_t bytes) {
+  FM_CUDA_CHECK(cudaMemsetAsync(memory, value, bytes, queue.stream()));
+}
+
+void synchronize(CudaQueue& queue) {
+  FM_CUDA_CHECK(cudaStreamSynchronize(queue.stream()));
+}
+
+}  // namespace fm

@@ -1,0 +1,70 @@
+// Embeddings: the sinusoid of time, the label table, the fixed position table.
+//
+// T is double or float on the CPU, float, f16 or bf16 on CUDA.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/queue.h"
+
+namespace fm {
+
+// out[b] = (sin(scale t f_k) for k < width/2, then cos): f_k = 10000^(-k / (width/2)). The angle is
+// in double, since 1000 t in fp32 loses 6e-5. Source: Vaswani et al. 2017, section 3.5, as used by
+// Ho et al. 2020.
+template <class T>
+struct SinusoidEmbedding {
+  int batch, width;   // width even
+  double scale;       // 1000
+  const acc_t<T>* t;  // [B]
+  T* out;             // [B, width]
+};
+
+// y = x + table[label], a row an image. Labels outside [0, classes] read row `classes`, the null
+// label.
+template <class T>
+struct LabelForward {
+  int batch, width, classes;
+  const std::int32_t* labels;  // [B]
+  const T* table;              // [classes + 1, width]
+  const T* x;                  // [B, width]
+  T* y;                        // [B, width]; may be x
+};
+
+// dtable[k] = sum of dy over the images with label k, every row overwritten. The gradient of x is
+// dy itself.
+template <class T>
+struct LabelBackward {
+  int batch, width, classes;
+  const std::int32_t* labels;
+  const T* dy;
+  acc_t<T>* dtable;  // [classes + 1, width]
+};
+
+// x[b, l] += table[l]. The table is fixed, so there is no gradient but x's own.
+template <class T>
+struct AddPosition {
+  int batch, length, width;
+  const T* table;  // [L, width]
+  T* x;            // [B, L, width], in place
+};
+
+template <class T>
+void sinusoid_embedding(CpuQueue&, const SinusoidEmbedding<T>&);
+template <class T>
+void sinusoid_embedding(CudaQueue&, const SinusoidEmbedding<T>&);
+template <class T>
+void label_forward(CpuQueue&, const LabelForward<T>&);
+template <class T>
+void label_forward(CudaQueue&, const LabelForward<T>&);
+template <class T>
+void label_backward(CpuQueue&, const LabelBackward<T>&);
+template <class T>
+void label_backward(CudaQueue&, const LabelBackward<T>&);
+template <class T>  // T: double or float
+void add_position(CpuQueue&, const AddPosition<T>&);
+template <class T>  // T: float
+void add_position(CudaQueue&, const AddPosition<T>&);
+
+}  // namespace fm
