@@ -1,6 +1,7 @@
 // SiLU, elementwise: y = x sigmoid(x). Arithmetic in acc_t<T>.
 //
-// Source: Elfwing et al. 2018. T is double or float on the CPU, float, f16 or bf16 on CUDA.
+// Source: Elfwing et al. 2018. T is double or float on the CPU, float, f16 or bf16 on CUDA, where
+// arrays begin at multiples of 16 bytes.
 #pragma once
 
 #include <cstdint>

@@ -11,6 +11,8 @@
 #include <string>
 #include <variant>
 
+#include "kernels/base/memory_ledger.h"
+
 struct CUstream_st;  // cudaStream_t, without the CUDA headers
 
 namespace fm {
@@ -24,9 +26,11 @@ class CpuQueue {
   explicit CpuQueue(int threads = 0);
   int threads() const;
   ThreadPool& pool() const { return *pool_; }
+  MemoryLedger& memory() const { return *memory_; }
 
  private:
   std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<MemoryLedger> memory_ = std::make_shared<MemoryLedger>();
 };
 
 // What tile sizes are chosen from. Tests lower them to force the portable paths.
@@ -45,12 +49,14 @@ class CudaQueue {
   explicit CudaQueue(int device = 0);
 
   CUstream_st* stream() const;
+  MemoryLedger& memory() const { return *memory_; }
   DeviceLimits limits;
   std::shared_ptr<MatmulPlans> matmul_plans;  // made by the first matmul
 
  private:
   struct Stream;
   std::shared_ptr<Stream> stream_;
+  std::shared_ptr<MemoryLedger> memory_ = std::make_shared<MemoryLedger>();
 };
 
 #if FM_CUDA
@@ -68,6 +74,10 @@ void* allocate(CpuQueue&, std::size_t bytes);
 void* allocate(CudaQueue&, std::size_t bytes);
 void release(CpuQueue&, void* memory) noexcept;
 void release(CudaQueue&, void* memory) noexcept;
+
+// Bytes in use as the system sees it: on CUDA the device's, by all processes; on the CPU this process's peak.
+std::size_t system_memory_in_use(CpuQueue&);
+std::size_t system_memory_in_use(CudaQueue&);
 
 // Ordered on the queue. `from` of an upload may be reused on return; a download has arrived on
 // return.

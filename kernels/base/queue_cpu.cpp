@@ -1,4 +1,5 @@
 #include <sched.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -29,18 +30,26 @@ int CpuQueue::threads() const {
   return pool_->threads();
 }
 
-void* allocate(CpuQueue&, std::size_t bytes) {
+void* allocate(CpuQueue& queue, std::size_t bytes) {
   const std::size_t rounded =
       (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   void* memory = std::aligned_alloc(kAlignment, rounded);
   if (!memory)
     fail(Fault::device, "[memory] out of host memory, asked for ", rounded >> 20,
          " MiB; lower --batch");
+  queue.memory().add(memory, rounded);
   return memory;
 }
 
-void release(CpuQueue&, void* memory) noexcept {
+void release(CpuQueue& queue, void* memory) noexcept {
+  queue.memory().remove(memory);
   std::free(memory);
+}
+
+std::size_t system_memory_in_use(CpuQueue&) {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
 }
 
 void copy(CpuQueue& queue, void* to, const void* from, std::size_t bytes) {

@@ -45,7 +45,10 @@ CUstream_st* CudaQueue::stream() const {
 
 void* allocate(CudaQueue& queue, std::size_t bytes) {
   void* memory = nullptr;
-  if (cudaMalloc(&memory, bytes ? bytes : 1) == cudaSuccess) return memory;
+  if (cudaMalloc(&memory, bytes ? bytes : 1) == cudaSuccess) {
+    queue.memory().add(memory, bytes);
+    return memory;
+  }
   cudaGetLastError();
   std::size_t free = 0, total = 0;
   cudaMemGetInfo(&free, &total);
@@ -53,8 +56,15 @@ void* allocate(CudaQueue& queue, std::size_t bytes) {
        bytes >> 20, " MiB, ", free >> 20, " of ", total >> 20, " MiB are free; lower --batch");
 }
 
-void release(CudaQueue&, void* memory) noexcept {
+void release(CudaQueue& queue, void* memory) noexcept {
+  queue.memory().remove(memory);
   cudaFree(memory);
+}
+
+std::size_t system_memory_in_use(CudaQueue&) {
+  std::size_t free = 0, total = 0;
+  FM_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+  return total - free;
 }
 
 void upload(CudaQueue& queue, void* to, const void* from, std::size_t bytes) {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/queue.h"
 
@@ -42,13 +43,34 @@ struct LabelBackward {
   acc_t<T>* dtable;  // [classes + 1, width]
 };
 
-// x[b, l] += table[l]. The table is fixed, so there is no gradient but x's own.
+// x[b, l] += table[l]. The table is fixed, so there is no gradient but x's own. Width a multiple of
+// 4; on CUDA x and table begin at multiples of 16 bytes.
 template <class T>
 struct AddPosition {
   int batch, length, width;
   const T* table;  // [L, width]
   T* x;            // [B, L, width], in place
 };
+
+// Each throws where the sizes are outside the contract.
+template <class T>
+void check_shape(const SinusoidEmbedding<T>& p) {
+  FM_CHECK(p.batch > 0 && p.width > 0 && p.width % 2 == 0,
+           "[sinusoid_embedding] batch must be positive and width positive and even, got ", p.batch,
+           " and ", p.width);
+}
+inline void check_label_shape(int batch, int width, int classes) {
+  FM_CHECK(batch > 0 && width > 0 && classes >= 0,
+           "[label_embedding] batch and width must be positive and classes not negative, got ",
+           batch, ", ", width, " and ", classes);
+}
+template <class T>
+void check_shape(const AddPosition<T>& p) {
+  FM_CHECK(p.batch > 0 && p.length > 0, "[add_position] batch and length must be positive, got ",
+           p.batch, " and ", p.length);
+  FM_CHECK(p.width > 0 && p.width % 4 == 0, "[add_position] width must be a multiple of 4, got ",
+           p.width);
+}
 
 template <class T>
 void sinusoid_embedding(CpuQueue&, const SinusoidEmbedding<T>&);

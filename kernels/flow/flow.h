@@ -2,8 +2,9 @@
 // squared error.
 //
 // x0 is noise (t = 0), x1 data (t = 1). R is double or float on the CPU, float on CUDA. Everything
-// here is per step and reads what changes from StepState, so a captured graph can replay it.
-// Source: Lipman et al. 2023, section 4.1; Liu et al. 2023 (rectified flow).
+// here is per step and reads what changes from StepState, so a captured graph can replay it. Float
+// buffers are 16-byte aligned, data 4-byte aligned. FlowBatch and FlowInterpolate have the same
+// bits on CPU and CUDA. Source: Lipman et al. 2023, section 4.1; Liu et al. 2023 (rectified flow).
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,7 @@ struct FlowBatch {
   std::int64_t images;         // in the data set; at least `batch`
   std::int64_t pixels;         // C H W
   const std::uint8_t* data;    // [images, pixels]
-  const std::uint8_t* labels;  // [images]; null: no labels
+  const std::uint8_t* labels;  // [images]; null: none, and no batch_labels
   const StepState* state;
   std::uint64_t seed;
   TimeSampling time_sampling;

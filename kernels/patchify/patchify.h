@@ -4,6 +4,9 @@
 // From and To are double on the CPU in fp64, otherwise float, f16 or bf16 (CPU: float).
 #pragma once
 
+#include <cstdint>
+
+#include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/queue.h"
 
@@ -12,6 +15,18 @@ namespace fm {
 struct PatchShape {
   int batch, channels, height, width, patch;  // patch divides height and width
 };
+
+// Throws where a shape is outside the contract. An image has fewer than 2^31 elements.
+inline void check_shape(const PatchShape& s) {
+  FM_CHECK(s.batch > 0 && s.channels > 0 && s.height > 0 && s.width > 0 && s.patch > 0,
+           "[patchify] sizes must be positive, got [", s.batch, ", ", s.channels, ", ", s.height,
+           ", ", s.width, "] and patch ", s.patch);
+  FM_CHECK(s.height % s.patch == 0 && s.width % s.patch == 0, "[patchify] patch ", s.patch,
+           " must divide height and width, got ", s.height, " x ", s.width);
+  FM_CHECK(static_cast<double>(s.channels) * s.height * s.width < 2147483648.0,
+           "[patchify] an image must have fewer than 2^31 elements, got ", s.channels, " x ",
+           s.height, " x ", s.width);
+}
 
 template <class From, class To>
 struct Patchify {

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/queue.h"
 
@@ -16,8 +17,16 @@ struct NormalFill {
   std::int64_t first_image;  // number of out's first image
   std::uint64_t seed;
   std::uint32_t stream;  // what the noise is for: see kernels/base/rng.h
-  R* out;                // [images, pixels]
+  R* out;                // [images, pixels], 16-byte aligned
 };
+
+// Philox counts images and groups of four elements in 32 bits.
+inline void check_normal_fill(std::int64_t images, std::int64_t pixels, std::int64_t first_image) {
+  constexpr std::int64_t kImages = std::int64_t{1} << 32, kPixels = std::int64_t{1} << 34;
+  FM_CHECK(images >= 0 && first_image >= 0 && images <= kImages - first_image,
+           "[random] images must have numbers in [0, 2^32), got ", images, " from ", first_image);
+  FM_CHECK(pixels > 0 && pixels <= kPixels, "[random] pixels must be in [1, 2^34], got ", pixels);
+}
 
 template <class R>
 void normal_fill(CpuQueue&, const NormalFill<R>&);

@@ -1,0 +1,38 @@
+// Memory of one step: blocks taken and given back within it, all of them forgotten by reset().
+//
+// First fit by address over a list of free ranges, so that the same sequence of calls gives the same addresses every
+// step (a captured graph needs that). A planning arena hands out addresses with no memory behind them: it is how the
+// size of the real one is found, to the byte, before anything is allocated.
+#pragma once
+
+#include <cstddef>
+#include <map>
+
+#include "engine/buffer.h"
+
+namespace fm {
+
+class Arena {
+ public:
+  Arena() = default;                         // planning
+  Arena(const Queue& queue, std::size_t bytes);
+
+  // 256-byte aligned. Throws Fault::device where the arena is too small (a planning arena never is).
+  void* take(std::size_t bytes);
+  // The start of a block that was taken; nullptr is ignored.
+  void give_back(void* block);
+  void reset();
+
+  bool planning() const { return memory_.data() == nullptr; }
+  std::size_t peak() const { return peak_; }  // the highest end of a block so far
+  std::size_t capacity() const { return memory_.bytes(); }
+
+ private:
+  char* base() const;
+
+  Buffer memory_;
+  std::size_t peak_ = 0;
+  std::map<std::size_t, std::size_t> taken_;  // offset -> size
+};
+
+}  // namespace fm

@@ -1,0 +1,42 @@
+#include "engine/context.h"
+
+namespace fm {
+
+void check_compute_type(const Queue& queue, DType compute) {
+  const bool cpu = std::holds_alternative<CpuQueue>(queue);
+  const bool offered = cpu ? compute == DType::f32 || compute == DType::f64
+                           : compute == DType::f32 || compute == DType::f16 || compute == DType::bf16;
+  FM_CHECK(offered, "[dtype] ", cpu ? "the CPU computes in fp32 or fp64" : "CUDA computes in fp16, bf16 or fp32",
+           ", got ", name_of(compute));
+}
+
+Context::Context(const Queue& q, DType type) : queue(q), compute(type) { check_compute_type(queue, compute); }
+
+Context::Context(const Queue& q, DType type, std::size_t arena_bytes)
+    : queue(q), compute(type), arena(q, arena_bytes) {
+  check_compute_type(queue, compute);
+}
+
+Tensor Context::make(const Shape& shape, DType dtype) {
+  Tensor tensor{nullptr, shape, dtype};
+  tensor.data = arena.take(tensor.bytes());
+  if (framed_) made_.push_back(tensor.data);
+  return tensor;
+}
+
+Frame::Frame(Context& context)
+    : context_(context), outer_(std::move(context.made_)), outer_framed_(context.framed_) {
+  context.made_.clear();
+  context.framed_ = context.tape == nullptr;
+}
+
+Frame::~Frame() {
+  for (void* block : context_.made_) {
+    if (block != kept_) context_.arena.give_back(block);
+    else if (outer_framed_) outer_.push_back(block);
+  }
+  context_.made_ = std::move(outer_);
+  context_.framed_ = outer_framed_;
+}
+
+}  // namespace fm

@@ -1,0 +1,99 @@
+// What an operation needs: a queue, the compute type, the step's memory, and the tape where gradients are wanted.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <vector>
+
+#include "engine/arena.h"
+#include "engine/tensor.h"
+
+namespace fm {
+
+class Tape;
+
+class Context {
+ public:
+  // A context that plans: operations take memory and record gradients, but launch nothing.
+  Context(const Queue& queue, DType compute);
+  // One that runs, with this much memory a step.
+  Context(const Queue& queue, DType compute, std::size_t arena_bytes);
+
+  Queue queue;
+  DType compute;         // of activations and of the weights' copy in matrix products
+  Arena arena;
+  Tape* tape = nullptr;  // null: no gradients are wanted, nothing is saved for them
+
+  bool planning() const { return arena.planning(); }
+  DType acc() const { return acc_dtype(compute); }  // of the residual stream, statistics and gradients of parameters
+
+  // A tensor that lives until the tape or a Frame releases it, or to the end of the step. Not initialised.
+  Tensor make(const Shape& shape, DType dtype);
+  Tensor make(const Shape& shape) { return make(shape, compute); }
+
+  // f.operator()<T>(queue) for the compute type and the queue there is.
+  template <class F>
+  decltype(auto) query(F&& f) {
+    return std::visit([&](auto& q) { return with_type(q, f); }, queue);
+  }
+  // The same for work: nothing happens while planning.
+  template <class F>
+  void run(F&& f) {
+    if (!planning()) query(f);
+  }
+
+ private:
+  template <class Q, class F>
+  decltype(auto) with_type(Q& q, F& f) {
+    if constexpr (std::is_same_v<Q, CpuQueue>) {
+      return compute == DType::f64 ? f.template operator()<double>(q) : f.template operator()<float>(q);
+    } else {
+      if (compute == DType::f16) return f.template operator()<f16>(q);
+      if (compute == DType::bf16) return f.template operator()<bf16>(q);
+      return f.template operator()<float>(q);
+    }
+  }
+
+  friend class Frame;
+  std::vector<void*> made_;  // blocks of the innermost frame
+  bool framed_ = false;
+};
+
+// Throws Fault::usage where this queue does not compute in this type: fp32 and fp64 on the CPU; fp32, fp16, bf16 on CUDA.
+void check_compute_type(const Queue& queue, DType compute);
+
+// Scratch memory of one operation, given back at the end of its scope (the queue is in order, so that is safe).
+class Scratch {
+ public:
+  Scratch(Context& context, std::size_t bytes)
+      : context_(context), data_(bytes ? context.arena.take(bytes) : nullptr) {}
+  ~Scratch() {
+    if (data_) context_.arena.give_back(data_);
+  }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  Context& context_;
+  void* data_;
+};
+
+// Without a tape, what a block made is released when the block is done: all but its result, which then belongs to the
+// frame around it. With a tape, the tape does that, so a Frame does nothing. Frames nest.
+class Frame {
+ public:
+  explicit Frame(Context& context);
+  ~Frame();
+  Frame(const Frame&) = delete;
+  Frame& operator=(const Frame&) = delete;
+  void keep(const Tensor& result) { kept_ = result.data; }
+
+ private:
+  Context& context_;
+  std::vector<void*> outer_;
+  bool outer_framed_;
+  void* kept_ = nullptr;
+};
+
+}  // namespace fm

@@ -1,0 +1,29 @@
+// Named ranges for Nsight Systems, in the NVTX domain `fm`. Nothing in a build without FM_NVTX.
+#pragma once
+
+#if FM_NVTX
+#include <nvtx3/nvtx3.hpp>
+#endif
+
+namespace fm {
+
+#if FM_NVTX
+struct ProfileDomain {
+  static constexpr const char* name = "fm";
+};
+class ProfileRange {
+ public:
+  explicit ProfileRange(const char* name) : range_(name) {}
+
+ private:
+  nvtx3::scoped_range_in<ProfileDomain> range_;
+};
+#else
+class ProfileRange {
+ public:
+  explicit ProfileRange(const char*) {}
+  ~ProfileRange() {}  // a destructor, so that an unused range is no warning
+};
+#endif
+
+}  // namespace fm

@@ -1,0 +1,58 @@
+// What happened in a forward pass, to be walked back: an explicit list of operations with their gradient functions.
+//
+// Memory: an operation's output, what it saved, and the gradient of its output are released as soon as its gradient
+// function has run; everything that reads them has run by then.
+#pragma once
+
+#include <functional>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/context.h"
+#include "engine/tensor.h"
+
+namespace fm {
+
+class Tape {
+ public:
+  struct Operation {
+    const char* name;
+    Tensor output;
+    std::vector<Tensor> saved;       // made by the operation for its gradient alone
+    std::function<void()> backward;  // captures by name, so that what is kept alive is visible
+  };
+  // Where an operation writes its share of an operand's gradient: `accumulate` is false for the first writer.
+  struct Target {
+    Tensor gradient;
+    bool accumulate;
+  };
+
+  explicit Tape(Context& context) : context_(context) {}
+
+  void record(Operation operation) { operations_.push_back(std::move(operation)); }
+
+  // Nothing flows back into this value (an image, a label).
+  void constant(const Tensor& value) { constants_[value.data] = true; }
+  bool wants(const Tensor& value) const { return !constants_.count(value.data); }
+
+  // Runs every gradient function, last operation first, and forgets them.
+  void backward();
+
+  // The calls below are for gradient functions. A gradient has its value's shape and type.
+  Tensor gradient(const Tensor& value) const;   // of an output; throws where nothing was written
+  Target target(const Tensor& value);           // of an operand
+  // Of an operand whose parts (columns) are overwritten by several operations, each its own, all of them in the end.
+  Tensor parts(const Tensor& value) { return target(value).gradient; }
+  // The gradient of `from`, unchanged or changed in place, is from now on that of `to` (residual connections).
+  void hand_over(const Tensor& from, const Tensor& to);
+
+  std::size_t size() const { return operations_.size(); }
+
+ private:
+  Context& context_;
+  std::vector<Operation> operations_;
+  std::unordered_map<const void*, Tensor> gradients_;
+  std::unordered_map<const void*, bool> constants_;
+};
+
+}  // namespace fm

@@ -1,0 +1,57 @@
+// The one product behind the three of a linear layer, on CUDA: d(i, j) = sum over k of a(i, k)
+// b(j, k), for a number of groups, d row-major. Internal to kernels/matmul, and to its test.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/base/queue.h"
+#include "kernels/matmul/matmul.h"
+
+namespace fm {
+
+// Element (i, k) of a group is data[i * ld + k] where k_inner, data[k * ld + i] otherwise.
+template <class T>
+struct Operand {
+  const T* data;
+  std::int64_t ld, group_stride;
+  bool k_inner;
+};
+
+template <class T, class D>
+struct Product {
+  std::int64_t m, n, k;
+  int groups;
+  Operand<T> a, b;
+  D* d;  // element (i, j) of a group is d[i * ldd + j]
+  std::int64_t ldd, d_group_stride;
+  bool accumulate = false;  // true: d += the sum
+};
+
+// By cuBLASLt, or by multiply_simple where it has no algorithm.
+template <class T, class D>
+void multiply(CudaQueue&, const Product<T, D>&);
+
+// d(i, j) = sum + bias[j], by cuBLASLt in one pass; false where it has no algorithm (nothing was
+// done then). One group, d overwritten.
+template <class T>
+bool multiply_with_bias(CudaQueue&, const Product<T, T>&, const T* bias);
+
+// Our own kernel: every shape, stride and alignment, at a fraction of the speed.
+template <class T, class D>
+void multiply_simple(CudaQueue&, const Product<T, D>&);
+
+// y = bias in every row.
+template <class T, class Y>
+void broadcast_bias(CudaQueue&, const LinearShape& checked_shape, const T* bias, Y* y);
+
+// dbias [groups, out] = column sums of dy; parts: cuda_column_split(shape).count * groups * out
+// floats.
+template <class T>
+void column_sums(CudaQueue&, const LinearShape& checked_shape, const T* dy, float* dbias,
+                 float* parts);
+
+// Shapes a queue has chosen an algorithm for.
+std::size_t matmul_plan_count(const CudaQueue&);
+
+}  // namespace fm

@@ -1,0 +1,221 @@
+// What the CUDA kernels of the selective scan share: how the sequence, the channels and the states
+// are cut, small device functions, and staging of global rows in shared memory.
+//
+// Time is counted in the direction's own order ("step"); token = step, or L - 1 - step when the
+// direction runs backwards. Steps are cut into blocks of kBlockSteps; the state at the start of
+// every block is saved as [image][direction][block][channel of the direction][padded state] in T
+// (fp16: magnitudes above 65504 are saved as 65504), except block 0, whose state is zero. Chunks
+// are runs of whole blocks.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/base/launch.cuh"
+#include "kernels/base/vec.cuh"
+#include "kernels/selective_scan/selective_scan.h"
+
+namespace fm::scan {
+
+// 7 divides the paper's 196 tokens, and 7 steps of 8 states and decays fit the registers of the
+// backward pass.
+constexpr int kBlockSteps = 7;
+constexpr int kTileChannels = 128;  // of a CTA in the forward and the chunk passes
+constexpr float kLog2e = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+// Throws for a shape outside the contract.
+void check_shape(const ScanShape&);
+
+// State counts are padded to a power of two from 8 to 128; B, C and A are zero in the padding, so
+// its states stay zero.
+inline int padded_state(int state) {
+  int padded = 8;
+  while (padded < state) padded *= 2;
+  return padded;
+}
+
+// Calls body<padded>() for the padded state count.
+template <class Body>
+void with_padded_state(int state, Body&& body) {
+  switch (padded_state(state)) {
+    case 8: return body.template operator()<8>();
+    case 16: return body.template operator()<16>();
+    case 32: return body.template operator()<32>();
+    case 64: return body.template operator()<64>();
+    default: return body.template operator()<128>();
+  }
+}
+
+// The forward tile: a thread owns two neighbouring channels and per_thread states; `lanes` lanes of
+// a warp share the channels. A lane's states are the fours 4 (j lanes + lane), j = 0, 1, ..., so
+// that the lanes of a channel read consecutive 16-byte pieces of B and C.
+template <int kStates>
+struct Tile {
+  static constexpr int per_thread = kStates >= 32 ? 16 : 8;
+  static constexpr int lanes = kStates / per_thread;
+  static constexpr int threads = kTileChannels / 2 * lanes;
+  static constexpr int steps = kStates == 128 ? kBlockSteps : 2 * kBlockSteps;  // staged at a time
+  // 128 registers a thread hold 32 states, 32 decay rates and the rest; 80 do for 16 of each.
+  static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 768) / threads;
+};
+
+// The part of the work a CTA does; blockIdx.x counts channel blocks, directions, images, chunks,
+// the fastest first, so that the CTAs that share B and C run together.
+struct Part {
+  int image, direction, chunk;
+  int first, channels;           // channels of this CTA, counted in the direction
+  int first_block, end_block;    // blocks of steps
+  std::int64_t image_direction;  // image * directions + direction
+};
+
+__host__ __device__ inline int chunk_start(int chunk, int chunks, int blocks) {
+  return static_cast<int>(static_cast<std::int64_t>(chunk) * blocks / chunks);
+}
+
+__device__ __forceinline__ Part part_of(const ScanShape& s, int chunks, int block_channels) {
+  const int per_direction = s.channels / s.directions;
+  const int channel_blocks = ceil_div(per_direction, block_channels);
+  const int blocks = ceil_div(s.length, kBlockSteps);
+  Part part;
+  unsigned index = blockIdx.x;
+  part.first = static_cast<int>(index % channel_blocks) * block_channels;
+  index /= channel_blocks;
+  part.direction = static_cast<int>(index % s.directions);
+  index /= s.directions;
+  part.image = static_cast<int>(index % s.batch);
+  part.chunk = static_cast<int>(index / s.batch);
+  part.channels = min(block_channels, per_direction - part.first);
+  part.first_block = chunk_start(part.chunk, chunks, blocks);
+  part.end_block = chunk_start(part.chunk + 1, chunks, blocks);
+  part.image_direction = static_cast<std::int64_t>(part.image) * s.directions + part.direction;
+  return part;
+}
+
+// Where a step's token is: row index in [B, L] and the row's increment from step to step.
+struct Rows {
+  std::int64_t first;
+  int step;
+  __device__ std::int64_t at(int step_index) const {
+    return first + static_cast<std::int64_t>(step) * step_index;
+  }
+};
+
+__device__ __forceinline__ Rows rows_of(const ScanShape& s, const Part& part) {
+  const std::int64_t image = static_cast<std::int64_t>(part.image) * s.length;
+  return part.direction ? Rows{image + s.length - 1, -1} : Rows{image, 1};
+}
+
+// 2^x, two ulp, results below 2^-126 are zero: what a decay needs, in one instruction.
+__device__ __forceinline__ float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Keeps its relative accuracy where the result is small, which a plain log(1 + e^x) loses.
+__device__ __forceinline__ float softplus(float x) {
+  return x > 20.0f ? x : log1pf(expf(x));
+}
+__device__ __forceinline__ float sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + __expf(-x));
+}
+// A log2(e), the rate at which a channel's state decays as a power of two.
+__device__ __forceinline__ float decay_rate(float a_log) {
+  return -expf(a_log) * kLog2e;
+}
+
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(kBytes)
+                 : "memory");
+}
+// Waits for all copies this thread has started.
+__device__ __forceinline__ void copies_arrived() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Copies `rows` rows of `width` elements to shared memory, a warp a row; has arrived after
+// copies_arrived() and a barrier. `wide`: rows are aligned to and made of 16-byte pieces.
+template <class T>
+__device__ __forceinline__ void stage_rows(T* to, int to_stride, const T* from, std::int64_t stride,
+                                           int rows, int width, bool wide) {
+  constexpr int piece = 16 / sizeof(T);
+  const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  for (int row = threadIdx.x / kWarp; row < rows; row += warps) {
+    const T* source = from + row * stride;
+    T* target = to + row * to_stride;
+    if (wide) {
+      for (int i = lane * piece; i < width; i += kWarp * piece)
+        copy_async<16>(target + i, source + i);
+    } else {
+      for (int i = lane; i < width; i += kWarp) target[i] = source[i];
+    }
+  }
+}
+
+// True when every stride, in elements of T, and the address are whole 16-byte pieces.
+template <class T, class... Strides>
+bool in_pieces(const T* pointer, Strides... strides) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 &&
+         (... && (strides * static_cast<std::int64_t>(sizeof(T)) % 16 == 0));
+}
+
+// Which of the inputs can be moved 16 bytes at a time.
+template <class T>
+bool wide_channels(const ScanShape& s, const ScanInputs<T>& in) {
+  const int per_direction = s.channels / s.directions;
+  return in_pieces(in.u, in.u_stride, per_direction) &&
+         in_pieces(in.dt, in.dt_stride, per_direction) &&
+         in_pieces(in.z, in.z_stride, per_direction);
+}
+template <class T>
+bool wide_states(const ScanShape& s, const ScanInputs<T>& in) {
+  return in_pieces(in.b, in.bc_stride, in.bc_direction, s.state) && in_pieces(in.c);
+}
+
+// Cuts a workspace into 256-byte aligned arrays; with a null base it only counts.
+class Carve {
+ public:
+  explicit Carve(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
+  float* floats(std::int64_t count) {
+    std::byte* at = base_ ? base_ + bytes_ : nullptr;
+    bytes_ += ceil_div(static_cast<std::size_t>(count) * sizeof(float), std::size_t{256}) * 256;
+    return reinterpret_cast<float*>(at);
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_;
+  std::size_t bytes_ = 0;
+};
+
+// The chunked path's carries: one state a chunk, channel and padded state, and the sum of delta a
+// chunk and channel, which decays a state from one end of the chunk to the other.
+struct Carries {
+  float* state = nullptr;  // [image][direction][chunk][channel of the direction][padded state]
+  float* delta = nullptr;  // [image][direction][chunk][channel of the direction]
+
+  static Carries carve(Carve& workspace, const ScanShape& s, int chunks) {
+    if (chunks < 2) return {};
+    const std::int64_t rows = static_cast<std::int64_t>(s.batch) * chunks * s.channels;
+    Carries carries;
+    carries.state = workspace.floats(rows * padded_state(s.state));
+    carries.delta = workspace.floats(rows);
+    return carries;
+  }
+};
+
+// Forward (d_o null): the state every chunk starts with. Backward: the gradient q that every chunk
+// gets from the one after it. Scans all chunks at once from zero, then carries over.
+template <class T>
+void carry_chunks(CudaQueue&, const ScanShape&, const ScanInputs<T>&, const T* d_o, int chunks,
+                  const Carries&);
+
+}  // namespace fm::scan

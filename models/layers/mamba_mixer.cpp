@@ -1,0 +1,90 @@
+// The Mamba mixer (S6) over one or two directions, with the norms that keep a hybrid stack stable: RMSNorm on dt, B and
+// C of each direction (as in Jamba and Falcon-Mamba) and on the gated output (as in Mamba-2).
+// Source: Gu and Dao 2023, "Mamba", section 3.4; two directions: Zhu et al. 2024, "Vision Mamba".
+#include <cmath>
+
+#include "engine/ops/causal_conv1d.h"
+#include "engine/ops/rmsnorm.h"
+#include "engine/ops/selective_scan.h"
+#include "models/layers/linear_layer.h"
+#include "models/layers/mixer.h"
+
+namespace fm {
+namespace {
+
+constexpr double kSmallestStep = 1e-3, kLargestStep = 0.1;  // of delta at the start, log-uniform between them
+
+// softplus(dt_bias) is log-uniform in [kSmallestStep, kLargestStep].
+double start_dt_bias(const InitDraw& draw) {
+  const double step = kSmallestStep * std::pow(kLargestStep / kSmallestStep, draw.uniform());
+  return step + std::log(-std::expm1(-step));
+}
+
+struct MambaMixer {
+  int groups, channels, state, rank;  // directions; scanned channels of one direction; n; rank of dt
+  LinearLayer in_proj, out_proj;
+  const Parameter *conv_weight, *conv_bias, *x_proj, *dt_proj, *dt_bias, *a_log, *d;
+  const Parameter *dt_norm = nullptr, *b_norm = nullptr, *c_norm = nullptr, *out_norm = nullptr;
+
+  MambaMixer(ParamStore& params, const std::string& name, const ModelConfig& c);
+  Tensor operator()(Context& context, const Tensor& x) const;
+};
+
+MambaMixer::MambaMixer(ParamStore& params, const std::string& name, const ModelConfig& c)
+    : groups(c.directions),
+      channels(c.expand * c.d_model),
+      state(c.d_state),
+      rank(c.dt_rank()),
+      in_proj(params, name + ".in_proj", c.d_model, 2 * c.scanned_channels(), false),
+      out_proj(params, name + ".out_proj", c.scanned_channels(), c.d_model, false) {
+  const int all = groups * channels, n = state;
+  const auto add = [&](const char* part, const Shape& shape, const Init& init) {
+    return &params.add(name + "." + part, shape, init);
+  };
+  conv_weight = add("conv_weight", {all, c.d_conv}, init_uniform(1 / std::sqrt(c.d_conv)));
+  conv_bias = add("conv_bias", {all}, init_uniform(1 / std::sqrt(c.d_conv)));
+  x_proj = add("x_proj", {groups, rank + 2 * n, channels}, init_uniform(1 / std::sqrt(channels)));
+  dt_proj = add("dt_proj", {groups, channels, rank}, init_uniform(1 / std::sqrt(rank)));
+  dt_bias = add("dt_bias", {all}, start_dt_bias);
+  a_log = add("A_log", {all, n}, [n](const InitDraw& draw) {
+    return std::log(1.0 + static_cast<double>(draw.element() % static_cast<std::uint64_t>(n)));
+  });
+  d = add("D", {all}, init_constant(1));
+  if (c.ssm_norm) {
+    dt_norm = add("dt_norm", {groups, rank}, init_constant(1));
+    b_norm = add("B_norm", {groups, n}, init_constant(1));
+    c_norm = add("C_norm", {groups, n}, init_constant(1));
+    out_norm = add("out_norm", {all}, init_constant(1));
+  }
+}
+
+Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
+  const std::int64_t batch = x.shape[0], length = x.shape[1], tokens = batch * length, all = groups * channels;
+  // Rows of in_proj: x of every direction, then z of every direction. Both are used in place.
+  const Tensor xz = in_proj(context, x);
+  const Tensor u = causal_conv1d(context, Columns(xz, 0, all), *conv_weight, *conv_bias, groups);
+  // dt (rank), B (n) and C (n) of each direction, side by side.
+  Tensor low = grouped_linear(context, u.view({tokens, groups, channels}), 0, *x_proj);
+  if (dt_norm) low = rmsnorm(context, low, {dt_norm, b_norm, c_norm});
+  const Tensor dt = grouped_linear(context, low, 0, *dt_proj);
+  Tensor o = selective_scan(context, {.u = u,
+                                      .dt = dt.view(u.shape),
+                                      .z = Columns(xz, all, all),
+                                      .bc = low,
+                                      .b_begin = rank,
+                                      .state = state,
+                                      .directions = groups,
+                                      .a_log = a_log,
+                                      .d = d,
+                                      .dt_bias = dt_bias});
+  if (out_norm) o = rmsnorm(context, o.view({tokens, 1, all}), {out_norm}).view(o.shape);
+  return out_proj(context, o);
+}
+
+}  // namespace
+
+Mixer make_mamba_mixer(ParamStore& params, const std::string& name, const ModelConfig& config) {
+  return MambaMixer(params, name, config);
+}
+
+}  // namespace fm

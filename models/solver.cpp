@@ -1,0 +1,211 @@
+#include "models/solver.h"
+
+#include <array>
+
+#include "engine/profile.h"
+#include "kernels/cast/cast.h"
+#include "kernels/linear_combination/linear_combination.h"
+#include "kernels/random/random.h"
+#include "kernels/base/rng.h"
+
+namespace fm {
+namespace {
+
+constexpr std::array<const char*, 4> kNames = {"euler", "midpoint", "heun", "rk4"};
+
+struct Term {
+  double factor;
+  Tensor x;
+};
+
+// out = sum of factor x; out may be one of the terms.
+void combine(Context& context, const Tensor& out, const std::vector<Term>& terms) {
+  context.run([&]<class T>(auto& queue) {
+    using R = acc_t<T>;
+    LinearCombination<R> p{out.count(), static_cast<int>(terms.size()), {}, {}, out.as<R>()};
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      p.x[i] = terms[i].x.as<R>();
+      p.factor[i] = static_cast<R>(terms[i].factor);
+    }
+    linear_combination(queue, p);
+  });
+}
+
+class Velocity {
+ public:
+  Velocity(Context& context, const FlowModel& model, const Tensor& labels, double cfg_scale)
+      : context_(context), model_(model), labels_(labels), scale_(cfg_scale) {
+    if (!guided()) return;
+    null_ = context.make(labels.shape, DType::i32);
+    context.run([&]<class T>(auto& queue) {
+      fill(queue, Fill<std::int32_t>{null_.count(), model.config().classes, null_.as<std::int32_t>()});
+    });
+  }
+
+  Tensor operator()(const Tensor& x, double time) const {
+    const Tensor t = context_.make({x.shape[0]}, context_.acc());
+    context_.run([&]<class T>(auto& queue) {
+      using R = acc_t<T>;
+      fill(queue, Fill<R>{t.count(), static_cast<R>(static_cast<float>(time)), t.as<R>()});
+    });
+    const Tensor v = model_.velocity(context_, x, t, labels_);
+    if (guided()) combine(context_, v, {{scale_, v}, {1 - scale_, model_.velocity(context_, x, t, null_)}});
+    return v;
+  }
+
+ private:
+  bool guided() const { return labels_ && scale_ != 1; }
+
+  Context& context_;
+  const FlowModel& model_;
+  Tensor labels_, null_;
+  double scale_;
+};
+
+void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x, double t, double h) {
+  const auto moved = [&](double factor, const Tensor& k) {
+    const Tensor y = context.make(x.shape, x.dtype);
+    combine(context, y, {{1, x}, {factor, k}});
+    return y;
+  };
+  const Tensor k1 = v(x, t);
+  switch (solver) {
+    case Solver::euler:
+      combine(context, x, {{1, x}, {h, k1}});
+      break;
+    case Solver::midpoint:
+      combine(context, x, {{1, x}, {h, v(moved(h / 2, k1), t + h / 2)}});
+      break;
+    case Solver::heun:
+      combine(context, x, {{1, x}, {h / 2, k1}, {h / 2, v(moved(h, k1), t + h)}});
+      break;
+    case Solver::rk4: {
+      const Tensor k2 = v(moved(h / 2, k1), t + h / 2);
+      const Tensor k3 = v(moved(h / 2, k2), t + h / 2);
+      const Tensor k4 = v(moved(h, k3), t + h);
+      combine(context, x, {{1, x}, {h / 6, k1}, {h / 3, k2}, {h / 3, k3}, {h / 6, k4}});
+      break;
+    }
+  }
+}
+
+// One batch of a request: its images' noise and labels, integrated.
+class Batch {
+ public:
+  Batch(Context& context, const FlowModel& model, const SampleRequest& request, std::int64_t first, std::int64_t images)
+      : context_(context), model_(model), request_(request), first_(first) {
+    const ModelConfig& c = model.config();
+    x_ = context.make({images, c.channels, c.image, c.image}, context.acc());
+    if (c.classes) labels_ = context.make({images}, DType::i32);
+  }
+
+  void start() {
+    const std::int64_t pixels = x_.count() / x_.shape[0];
+    context_.run([&]<class T>(auto& queue) {
+      using R = acc_t<T>;
+      if (request_.noise) {
+        const float* from = request_.noise->data() + first_ * pixels;
+        const std::vector<R> values(from, from + x_.count());
+        upload(queue, x_.data, values.data(), x_.bytes());
+      } else {
+        normal_fill(queue, NormalFill<R>{x_.shape[0], pixels, first_, request_.seed, stream::sampling, x_.as<R>()});
+      }
+      if (!labels_) return;
+      std::vector<std::int32_t> labels(static_cast<std::size_t>(x_.shape[0]), model_.config().classes);
+      if (!request_.labels.empty()) std::copy_n(request_.labels.begin() + first_, labels.size(), labels.begin());
+      upload(queue, labels_.data, labels.data(), labels_.bytes());
+    });
+  }
+
+  void run(const std::function<void(int)>& after_step) {
+    // Without labels of its own a request has nothing to be guided towards.
+    SampleSettings settings = request_.settings;
+    if (request_.labels.empty()) settings.cfg_scale = 1;
+    integrate(context_, model_, x_, labels_, settings, after_step);
+  }
+
+  std::vector<float> images() {
+    std::vector<float> values(static_cast<std::size_t>(x_.count()));
+    context_.run([&]<class T>(auto& queue) {
+      using R = acc_t<T>;
+      std::vector<R> state(values.size());
+      download(queue, state.data(), x_.data, x_.bytes());
+      std::copy(state.begin(), state.end(), values.begin());
+    });
+    return values;
+  }
+
+ private:
+  Context& context_;
+  const FlowModel& model_;
+  const SampleRequest& request_;
+  std::int64_t first_;
+  Tensor x_, labels_;
+};
+
+}  // namespace
+
+Solver solver_named(const std::string& name) {
+  for (std::size_t i = 0; i < kNames.size(); ++i)
+    if (name == kNames[i]) return static_cast<Solver>(i);
+  fail(Fault::usage, "[solver] must be euler, midpoint, heun or rk4, got ", name);
+}
+
+const char* name_of(Solver solver) { return kNames[static_cast<std::size_t>(solver)]; }
+
+int evaluations_per_step(Solver solver) {
+  return solver == Solver::euler ? 1 : solver == Solver::rk4 ? 4 : 2;
+}
+
+void integrate(Context& context, const FlowModel& model, const Tensor& x, const Tensor& labels,
+               const SampleSettings& settings, const std::function<void(int)>& after_step) {
+  FM_CHECK(settings.steps > 0, "[solver] steps must be positive, got ", settings.steps);
+  const ProfileRange range("sample");
+  Frame run(context);
+  const Velocity velocity(context, model, labels, settings.cfg_scale);
+  const double h = 1.0 / settings.steps;
+  for (int i = 0; i < settings.steps; ++i) {
+    Frame step(context);
+    advance(context, velocity, settings.solver, x, i * h, h);
+    if (after_step) after_step(i + 1);
+  }
+}
+
+std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model, const SampleRequest& request) {
+  const ModelConfig& config = model.config();
+  const std::int64_t pixels = std::int64_t{config.channels} * config.image * config.image;
+  FM_CHECK(request.count > 0 && request.batch > 0, "[sample] the number of images must be positive, got ",
+           request.count, " in batches of ", request.batch);
+  FM_CHECK(!request.noise || static_cast<std::int64_t>(request.noise->size()) == request.count * pixels,
+           "[sample] noise must hold ", request.count, " images of ", pixels, " values");
+  FM_CHECK(request.labels.empty() || static_cast<std::int64_t>(request.labels.size()) == request.count,
+           "[sample] labels must be one an image, got ", request.labels.size(), " for ", request.count);
+  const std::int64_t largest = std::min<std::int64_t>(request.batch, request.count);
+  Context plan(queue, compute);
+  SampleRequest rehearsal;
+  rehearsal.settings = request.settings;
+  rehearsal.settings.steps = 1;
+  rehearsal.labels = request.labels;
+  Batch(plan, model, rehearsal, 0, largest).run({});
+  Context context(queue, compute, plan.arena.peak());
+
+  std::vector<float> samples;
+  samples.reserve(static_cast<std::size_t>(request.count * pixels));
+  for (std::int64_t first = 0; first < request.count; first += largest) {
+    const std::int64_t images = std::min(largest, request.count - first);
+    context.arena.reset();
+    Batch batch(context, model, request, first, images);
+    const auto report = [&](int step) {
+      if (request.on_step)
+        request.on_step(first, images, step, request.wants_states ? batch.images() : std::vector<float>{});
+    };
+    batch.start();
+    report(0);
+    batch.run(report);
+    const std::vector<float> done = batch.images();
+    samples.insert(samples.end(), done.begin(), done.end());
+  }
+  return samples;
+}
+
+}  // namespace fm
