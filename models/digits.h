@@ -20,7 +20,7 @@ constexpr std::int64_t kDigitsTest = 10'000;
 constexpr std::uint64_t kDigitsSeed = 1998;
 
 // Draws the images [first, first + count): pixels [count, 28, 28], 0 paper to 255 ink, and labels
-// [count], 0 to 9, each of them once in every ten indices from a multiple of ten. About 10
+// [count], 0 to 9, each of them once in every ten indices from a multiple of ten. About 5
 // microseconds an image; ranges may be drawn by several threads.
 void draw_digits(std::uint64_t seed, std::int64_t first, std::int64_t count, std::uint8_t* pixels,
                  std::uint8_t* labels);

@@ -1,8 +1,9 @@
 // One visitor list a struct drives its flags, its --help, its JSON and the checkpoint header.
 //
 // A struct offers   template <class Self, class V> static void fields(Self& self, V&& visit)
-// which calls       visit("d_model", self.d_model, "width of the residual stream")   for every field, in order.
-// Field types: int, std::int64_t, std::uint64_t, float, double, bool, std::string and vectors of strings or doubles.
+// which calls       visit("d_model", self.d_model, "width of the residual stream")   for every
+// field, in order. Field types: int, std::int64_t, std::uint64_t, float, double, bool, std::string
+// and vectors of strings or doubles.
 #pragma once
 
 #include <limits>
@@ -57,19 +58,22 @@ bool json_fits(const Json& json) {
 
 }  // namespace detail
 
-// Reads the fields that `json` has into `value` and leaves the others; returns the names of those read. Throws
-// Fault::data for a field of the wrong type and, unless `allow_unknown`, for a name that is no field. `where` names the
-// source in messages.
+// Reads the fields that `json` has into `value` and leaves the others; returns the names of those
+// read. Throws Fault::data for a field of the wrong type and, unless `allow_unknown`, for a name
+// that is no field. `where` names the source in messages.
 template <class S>
-std::set<std::string> from_json(S& value, const Json& json, const std::string& where, bool allow_unknown = false) {
-  if (!json.is_object()) fail(Fault::data, "[config] ", where, " must be a JSON object, got ", json.type_name());
+std::set<std::string> from_json(S& value, const Json& json, const std::string& where,
+                                bool allow_unknown = false) {
+  if (!json.is_object())
+    fail(Fault::data, "[config] ", where, " must be a JSON object, got ", json.type_name());
   std::set<std::string> known, read;
   S::fields(value, [&]<class F>(const char* name, F& field, const char*) {
     known.insert(name);
     const auto found = json.find(name);
     if (found == json.end()) return;
     if (!detail::json_fits<F>(*found))
-      fail(Fault::data, "[config] ", name, " must be ", detail::json_kind<F>(), ", got ", found->dump(), " (", where, ")");
+      fail(Fault::data, "[config] ", name, " must be ", detail::json_kind<F>(), ", got ",
+           found->dump(), " (", where, ")");
     field = found->template get<F>();
     read.insert(name);
   });
@@ -78,7 +82,8 @@ std::set<std::string> from_json(S& value, const Json& json, const std::string& w
       if (!known.count(item.key())) {
         std::string names;
         for (const auto& name : known) names += (names.empty() ? "" : ", ") + name;
-        fail(Fault::data, "[config] ", item.key(), " is no field; there are ", names, " (", where, ")");
+        fail(Fault::data, "[config] ", item.key(), " is no field; there are ", names, " (", where,
+             ")");
       }
   return read;
 }

@@ -85,7 +85,7 @@ bool decode_header(Reading& from, Image* image, int* passes) {
   if (!from.info || setjmp(png_jmpbuf(from.png))) return false;
   png_set_read_fn(from.png, &from, take);
   png_set_user_limits(from.png, kLargestSide, kLargestSide);
-  png_set_chunk_malloc_max(from.png, 1 << 24);
+  png_set_chunk_malloc_max(from.png, 1 << 20);
   png_read_info(from.png, from.info);
   png_set_expand(from.png);
   png_set_strip_16(from.png);

@@ -108,7 +108,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool number_unsigned(number_unsigned_t value) override {
-    if (at_ != At::shape && at_ != At::offsets) unexpected("a number");
+    if (at_ != At::shape && at_ != At::offsets) unexpected(std::to_string(value));
     if (value > static_cast<std::uint64_t>(INT64_MAX)) unexpected(std::to_string(value));
     std::vector<std::int64_t>& list =
         at_ == At::shape ? entries.back().shape : entries.back().offsets;
@@ -176,7 +176,7 @@ StoredTensor checked(Entry& entry, std::int64_t data_bytes, const std::filesyste
   if (!spelling) refuse("dtype must be a known one, got '", printable(entry.dtype), "'");
   const std::int64_t begin = entry.offsets[0], end = entry.offsets[1];
   if (begin > end || end > data_bytes)
-    refuse("data_offsets must be begin <= end <= ", data_bytes, ", got [", begin, ", ", end, "]");
+    refuse("data_offsets must be begin <= end <= ", data_bytes, ", got [", begin, ", ", end, ")");
   std::int64_t elements = 1, bits = 0;
   bool overflow = false;
   for (const std::int64_t extent : entry.shape)

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/check.h"
 #include "kernels/base/dtype.h"
 #include "kernels/base/queue.h"
 
@@ -13,7 +14,7 @@ namespace fm {
 
 template <class T>
 struct SiluForward {
-  std::int64_t count;
+  std::int64_t count;  // positive
   const T* x;
   T* y;  // may be x
 };
@@ -25,6 +26,11 @@ struct SiluBackward {
   const T* dy;
   T* dx;  // overwritten; may be dy
 };
+
+// Throws where a count is outside the contract.
+inline void check_silu_count(std::int64_t count) {
+  FM_CHECK(count > 0, "[silu] count must be positive, got ", count);
+}
 
 template <class T>
 void silu_forward(CpuQueue&, const SiluForward<T>&);

@@ -35,6 +35,7 @@ FM_SIMD void backward_range_simd(const SiluBackward<float>& p, std::int64_t begi
 
 template <class T>
 void silu_forward(CpuQueue& queue, const SiluForward<T>& p) {
+  check_silu_count(p.count);
   parallel_for(queue, p.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
     if constexpr (std::is_same_v<T, float>) forward_range_simd(p, begin, end);
     else forward_range(p, begin, end);
@@ -43,6 +44,7 @@ void silu_forward(CpuQueue& queue, const SiluForward<T>& p) {
 
 template <class T>
 void silu_backward(CpuQueue& queue, const SiluBackward<T>& p) {
+  check_silu_count(p.count);
   parallel_for(queue, p.count, kGrain, [&](std::int64_t begin, std::int64_t end) {
     if constexpr (std::is_same_v<T, float>) backward_range_simd(p, begin, end);
     else backward_range(p, begin, end);

@@ -57,9 +57,9 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(SiluBackward<T> p) {
 
 template <class T>
 unsigned grid_of(std::int64_t count) {
+  check_silu_count(count);
   const std::int64_t blocks = ceil_div(count, kThreads * kWide<T>);
-  FM_CHECK(count > 0 && blocks <= kMaxGrid,
-           "[silu] count must be positive and fit one launch, got ", count);
+  FM_CHECK(blocks <= kMaxGrid, "[silu] too large for one launch, got ", count, " elements");
   return static_cast<unsigned>(blocks);
 }
 

@@ -5,7 +5,8 @@
 // advances StepState; adamw_update applies. No decision leaves the device. Order as in PyTorch:
 // unscale, clip, step, update the scale. Source: Loshchilov and Hutter 2019, algorithm 2;
 // Micikevicius et al. 2018 for the dynamic loss scale. T is the compute type: double or float on
-// the CPU, float, f16 or bf16 on CUDA; master weights are acc_t<T>.
+// the CPU, float, f16 or bf16 on CUDA; master weights are acc_t<T>. Buffers are 16-byte aligned
+// and hold a multiple of kDecayChunk elements.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,13 @@
 #include "kernels/base/step_state.h"
 
 namespace fm {
+
+constexpr int kDecayChunk =
+    64;  // elements that share one weight-decay flag; parameters start at multiples of it
+
+// The dynamic loss scale stays within these. A run whose scale falls below 2^-10 has failed: its
+// host stops it, and until then nothing divides by zero.
+constexpr float kLowestLossScale = 0x1p-24f, kHighestLossScale = 0x1p24f;
 
 struct OptimizerSettings {
   float lr = 1e-4f;
@@ -30,7 +38,9 @@ struct OptimizerSettings {
   std::int64_t steps_per_epoch = 1;  // epoch_loss_sum starts anew after so many steps
 };
 
-// A is float or double: the type of gradients.
+// The norm is not finite where a gradient is not, or where its square is not (above 1.8e19 in
+// float): state->overflow becomes 1 and the update is skipped, with or without a dynamic scale. A
+// is float or double: the type of gradients.
 template <class A>
 struct OptimizerPrepare {
   std::int64_t count;
@@ -45,9 +55,6 @@ struct OptimizerPrepare {
 };
 
 std::size_t optimizer_prepare_workspace(std::int64_t count);
-
-constexpr int kDecayChunk =
-    64;  // elements that share one weight-decay flag; parameters start at multiples of it
 
 // p -= lr (m_hat / (sqrt(v_hat) + eps) + wd p), unless state->overflow. Reads what
 // optimizer_prepare left in state.

@@ -53,28 +53,6 @@ inline T fast_sigmoid(T x) {
   return 1 / (1 + fast_exp(-x));
 }
 
-// 2^x within 2.5 ulp for x from -126 to 127.5; 0 below, infinity above, NaN stays NaN. Cheaper than
-// fast_exp: x = n + r exactly, one factor 2^n, and p(0) = 1, so that decays near 1 are right.
-inline float fast_exp2(float x) {
-  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  x = select(x < -127.0f, -127.0f, x);
-  x = select(x > 128.0f, 128.0f, x);
-  const float shifted = x + kMagic;
-  const float r = x - (shifted - kMagic);
-  float p = 0.00132647273f;
-  p = p * r + 0.00967151299f;
-  p = p * r + 0.0555073358f;
-  p = p * r + 0.240222424f;
-  p = p * r + 0.693147004f;
-  p = p * r + 1.0f;
-  const std::int32_t exponent =
-      std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(kMagic);
-  return p * std::bit_cast<float>((exponent + 127) << 23);
-}
-inline double fast_exp2(double x) {
-  return std::exp2(x);
-}
-
 // log(1 + exp(x)) = max(x, 0) + log1p(exp(-|x|)), and x itself above 20; within a few ulp however
 // small the result. log1p(e) = 2 atanh(e / (2 + e)), whose argument is at most 1/3: a minimax
 // polynomial in its square (relative error 4e-9).

@@ -28,6 +28,7 @@ inline LinearShape checked(LinearShape s) {
   FM_CHECK(s.rows > 0 && s.in > 0 && s.out > 0 && s.groups > 0,
            "[linear] sizes must be positive, got rows ", s.rows, ", in ", s.in, ", out ", s.out,
            ", groups ", s.groups);
+  FM_CHECK(s.groups <= 65535, "[linear] at most 65535 groups, got ", s.groups);
   if (s.x_stride == 0) s.x_stride = std::int64_t{s.groups} * s.in;
   if (s.y_stride == 0) s.y_stride = std::int64_t{s.groups} * s.out;
   if (s.x_group == 0) s.x_group = s.in;

@@ -153,7 +153,8 @@ cublasLtMatmulPreferenceOpaque_t preference_of(const PlanKey& key) {
   return made;
 }
 
-Plan make_plan(cublasLtHandle_t handle, const PlanKey& key) {
+// The bias pointer is set anew at every call; the heuristic wants to see one, too.
+Plan make_plan(cublasLtHandle_t handle, const PlanKey& key, const void* bias) {
   Plan plan{};
   check(cublasLtMatmulDescInit(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescInit", key);
@@ -161,8 +162,10 @@ Plan make_plan(cublasLtHandle_t handle, const PlanKey& key) {
                 std::int32_t{key.b.k_inner ? CUBLAS_OP_T : CUBLAS_OP_N}, key);
   set_operation(plan, CUBLASLT_MATMUL_DESC_TRANSB,
                 std::int32_t{key.a.k_inner ? CUBLAS_OP_N : CUBLAS_OP_T}, key);
-  if (key.bias)
+  if (key.bias) {
     set_operation(plan, CUBLASLT_MATMUL_DESC_EPILOGUE, std::uint32_t{CUBLASLT_EPILOGUE_BIAS}, key);
+    set_operation(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias, key);
+  }
   plan.a = operand_layout(key.b, key.n, key);
   plan.b = operand_layout(key.a, key.m, key);
   plan.d = layout(key.d_type, key.n, key.m, key.d.ld, key.d.group_stride, key);
@@ -198,10 +201,10 @@ struct MatmulPlans {
   MatmulPlans(const MatmulPlans&) = delete;
   MatmulPlans& operator=(const MatmulPlans&) = delete;
 
-  Plan& plan(const PlanKey& key) {
+  Plan& plan(const PlanKey& key, const void* bias) {
     const auto at = plans.find(key);
-    return at != plans.end() ? at->second
-                             : plans.emplace(key, make_plan(handle.get(), key)).first->second;
+    if (at != plans.end()) return at->second;
+    return plans.emplace(key, make_plan(handle.get(), key, bias)).first->second;
   }
 
   CudaQueue queue;  // copied before it holds these plans: no cycle
@@ -218,7 +221,7 @@ bool multiply_planned(CudaQueue& queue, const Product<T, D>& p, const T* bias) {
   if (!queue.matmul_plans) queue.matmul_plans = std::make_shared<MatmulPlans>(queue);
   MatmulPlans& plans = *queue.matmul_plans;
   const PlanKey key = key_of(p, bias);
-  Plan& plan = plans.plan(key);
+  Plan& plan = plans.plan(key, bias);
   if (!plan.exists) return false;
   if (bias) set_operation(plan, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias, key);
   const float alpha = 1, beta = p.accumulate ? 1 : 0;

@@ -19,11 +19,14 @@ struct ResidualGateShape {
   std::int64_t modulation_stride;  // elements between images' gates, a multiple of 8
 };
 
-// Throws where a shape is outside the contract.
+// Throws where a shape is outside the contract. An image has fewer than 2^31 elements.
 inline void check_shape(const ResidualGateShape& s) {
   FM_CHECK(s.batch > 0 && s.length > 0, "[residual_gate] batch and length must be positive, got ",
            s.batch, " and ", s.length);
   FM_CHECK(s.width > 0 && s.width % 8 == 0, "[residual_gate] width must be a multiple of 8, got ",
+           s.width);
+  FM_CHECK(static_cast<std::int64_t>(s.length) * s.width < std::int64_t{1} << 31,
+           "[residual_gate] length times width must be below 2^31, got ", s.length, " and ",
            s.width);
   FM_CHECK(s.modulation_stride >= s.width && s.modulation_stride % 8 == 0,
            "[residual_gate] modulation_stride must be a multiple of 8 and at least the width ",

@@ -8,19 +8,18 @@ namespace {
 constexpr int kWide = 4;  // columns of an access: 16 bytes of the stream
 constexpr int kForwardThreads = 256;
 constexpr int kBackwardThreads = 512;
+constexpr int kRows = 4;  // a warp's rows in flight: all loads come before the first store
 constexpr int kBackwardColumns = kWarp * kWide;  // a block's: its warps own rows
 
 // A thread owns four neighbouring columns of a row; a block stays inside one image.
 template <class T>
 __global__ void __launch_bounds__(kForwardThreads)
     forward_kernel(ResidualGateForward<T> p, unsigned blocks_per_image) {
-  const std::int64_t image = blockIdx.x / blocks_per_image;
-  const std::int64_t inside =
-      (static_cast<std::int64_t>(blockIdx.x % blocks_per_image) * kForwardThreads + threadIdx.x) *
-      kWide;
-  const std::int64_t image_size = static_cast<std::int64_t>(p.shape.length) * p.shape.width;
+  const unsigned image = blockIdx.x / blocks_per_image;
+  const unsigned inside = (blockIdx.x % blocks_per_image * kForwardThreads + threadIdx.x) * kWide;
+  const unsigned image_size = static_cast<unsigned>(p.shape.length) * p.shape.width;
   if (inside >= image_size) return;
-  const std::int64_t at = image * image_size + inside;
+  const std::int64_t at = static_cast<std::int64_t>(image) * image_size + inside;
   float x[kWide], f[kWide], gate[kWide];
   load_wide(x, p.x + at);
   load_wide(f, p.f + at);
@@ -48,18 +47,26 @@ __global__ void __launch_bounds__(kBackwardThreads)
   if (column < width) {
     float gate[kWide];
     load_wide(gate, p.gate + modulation + column);
-#pragma unroll 4
-    for (int token = warp; token < length; token += kWarps) {
-      const std::int64_t at = (image * length + token) * width + column;
-      float dout[kWide], f[kWide];
-      load_wide(dout, p.dout + at);
-      load_wide(f, p.f + at);
+    for (int first = warp; first < length; first += kWarps * kRows) {
+      const std::int64_t at = (image * length + first) * width + column;
+      const std::int64_t step = static_cast<std::int64_t>(kWarps) * width;
+      float dout[kRows][kWide], f[kRows][kWide];
 #pragma unroll
-      for (int i = 0; i < kWide; ++i) {
-        dgate[i] += dout[i] * f[i];
-        dout[i] *= gate[i];
+      for (int r = 0; r < kRows; ++r) {
+        if (first + r * kWarps >= length) break;
+        load_wide(dout[r], p.dout + at + r * step);
+        load_wide(f[r], p.f + at + r * step);
       }
-      store_narrow(p.df + at, dout);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (first + r * kWarps >= length) break;
+#pragma unroll
+        for (int i = 0; i < kWide; ++i) {
+          dgate[i] += dout[r][i] * f[r][i];
+          dout[r][i] *= gate[i];
+        }
+        store_narrow(p.df + at + r * step, dout[r]);
+      }
     }
   }
   store_narrow(&warp_sums[warp][lane * kWide], dgate);

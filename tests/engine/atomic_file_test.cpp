@@ -75,9 +75,9 @@ TEST_SUITE("cpu") {
     const std::string dead = std::to_string(dead_process()), alive = std::to_string(::getpid());
     put(folder / ("a.bin.tmp." + dead), "half");
     put(folder / ("b.tmp." + dead), "half");
-    const std::string kept[] = {"a.bin",      "a.bin.tmp." + alive, "a.tmp.",  ".tmp." + dead,
-                                "a.tmp.12x",  "a.tmp.-" + dead,     "a.tmp.0", "notes." + dead,
-                                "a.tmp.99999999999999999999"};
+    const std::string kept[] = {"a.bin",        "a.bin.tmp." + alive, "a.tmp.",
+                                ".tmp." + dead, "a.tmp.12x",          "a.tmp.-" + dead,
+                                "a.tmp.0",      "notes." + dead,      "a.tmp.99999999999999999999"};
     for (const std::string& name : kept) put(folder / name, "kept");
     std::filesystem::create_directory(folder / ("folder.tmp." + dead));
     CHECK(remove_stale_temporaries(folder.path()) == 2);

@@ -56,9 +56,10 @@ void expect_fault(Fault fault, const std::string& phrase, Call&& call) {
   try {
     call();
   } catch (const Error& error) {
-    INFO("got: ", error.what());
+    const std::string message = error.what();
+    INFO("got: ", message);
     CHECK(error.fault() == fault);
-    CHECK(std::string(error.what()).find(phrase) != std::string::npos);
+    CHECK(message.find(phrase) != std::string::npos);
     return;
   }
   FAIL_CHECK("nothing was thrown");
@@ -78,7 +79,7 @@ void expect_survives_damage(const std::string& bytes, std::size_t range, int cop
     try {
       read(copy);
     } catch (const Error& error) {
-      INFO("copy ", i, ": ", error.what());
+      INFO("copy ", i, ": ", std::string(error.what()));
       CHECK(error.fault() == Fault::data);
       ++refused;
     }
