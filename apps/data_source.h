@@ -13,6 +13,7 @@ std::filesystem::path mnist_cache();
 
 struct DataChoice {
   DataSet data;
+  std::string source;  // "digits" or the folder: what finds the same set again
   std::string note;  // for people, where the choice needs a word ("MNIST not found, ...")
 };
 

@@ -73,8 +73,8 @@ void apply_config_json(const Json& json, const std::string& where, RunConfig& co
   for (const auto& item : json.items()) {
     if (item.key() == "model") from_json(config.model, item.value(), where);
     else if (item.key() == "train") from_json(config.train, item.value(), where);
-    else if (item.key() == "data" && item.value().is_string()) config.data = item.value().get<std::string>();
-    else fail(Fault::data, "[config] there are model, train and data (a string), got ", item.key(), " (", where, ")");
+    else if (item.key() == "data") from_json(config.data, item.value(), where);
+    else fail(Fault::data, "[config] there are model, train and data, got ", item.key(), " (", where, ")");
   }
 }
 
@@ -89,7 +89,7 @@ Json config_json(const RunConfig& config) {
   Json json;
   json["model"] = to_json(config.model);
   json["train"] = to_json(config.train);
-  json["data"] = config.data;
+  json["data"] = to_json(config.data);
   return json;
 }
 

@@ -56,11 +56,27 @@ struct TrainConfig {
 // Throws Fault::usage with a sentence that names the field and what would work.
 void validate(const TrainConfig&);
 
+// The data set of a run: the source as asked for, and once resolved what was found.
+struct DataConfig {
+  std::string source = "auto";
+  std::string name;
+  std::string fingerprint;
+  std::int64_t images = 0;
+
+  template <class Self, class Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("source", self.source, "auto, digits or a folder of IDX files");
+    visit("name", self.name, "the set's name");
+    visit("fingerprint", self.fingerprint, "md5 of its pixels");
+    visit("images", self.images, "images of the train split");
+  }
+};
+
 // A whole configuration: what the tools resolve and write to config.json as {"model", "train", "data"}.
 struct RunConfig {
   ModelConfig model;
   TrainConfig train;
-  std::string data = "auto";  // resolved: the data set's name
+  DataConfig data;
 };
 
 // "paper": the study's model and schedule, which are the defaults. "tiny": minutes on two CPU cores. Throws Fault::usage

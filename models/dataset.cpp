@@ -1,5 +1,6 @@
 #include "models/dataset.h"
 
+#include "engine/io/md5.h"
 #include "kernels/base/parallel_for.h"
 #include "models/digits.h"
 
@@ -20,6 +21,7 @@ DataSet digits_data(CpuQueue& queue, Split split) {
     draw_digits(kDigitsSeed, first + begin, end - begin, data.pixels.data() + begin * pixels,
                 data.labels.data() + begin);
   });
+  data.fingerprint = md5_of({reinterpret_cast<const char*>(data.pixels.data()), data.pixels.size()});
   return data;
 }
 

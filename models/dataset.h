@@ -12,6 +12,7 @@ namespace fm {
 struct DataSet {
   std::string name;                   // "mnist", "digits"
   std::string origin;                 // where it came from, for people
+  std::string fingerprint;            // md5 of the pixels
   std::int64_t count = 0;
   int channels = 1, size = 28;        // square images
   std::vector<std::uint8_t> pixels;   // [count, channels, size, size]

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(OptimizerPrepare<float
 
 // A thread owns four neighbouring parameters. Memory-bound: 28 bytes a parameter, 34 with the
 // compute copy of a 16-bit type and 42 with the EMA as well, so the divisions and the square root
-// are IEEE's.
+// are IEEE's. Each fma is written out, so that every T gives the same master weights.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     update_kernel(AdamWUpdate<T> p, AdamWConstants<float> k) {
@@ -58,10 +58,10 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int j = 0; j < kWide; ++j) {
     const float g = grad[j] * factor;
-    m[j] = k.beta1 * m[j] + k.rest1 * g;
-    v[j] = k.beta2 * v[j] + k.rest2 * g * g;
+    m[j] = fmaf(k.beta1, m[j], k.rest1 * g);
+    v[j] = fmaf(k.beta2, v[j], k.rest2 * g * g);
     const float step = m[j] * inverse1 / (sqrtf(v[j] * inverse2) + k.eps);
-    master[j] -= lr * (step + weight_decay * master[j]);
+    master[j] = fmaf(-lr, fmaf(weight_decay, master[j], step), master[j]);
   }
   store_narrow(p.master + i, master);
   store_narrow(p.m + i, m);
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads)
     float ema[kWide];
     load_wide(ema, p.ema + i);
 #pragma unroll
-    for (int j = 0; j < kWide; ++j) ema[j] = decay * ema[j] + (1.0f - decay) * master[j];
+    for (int j = 0; j < kWide; ++j) ema[j] = fmaf(decay, ema[j], (1.0f - decay) * master[j]);
     store_narrow(p.ema + i, ema);
   }
 }

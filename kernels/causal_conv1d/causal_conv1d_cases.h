@@ -12,11 +12,13 @@ struct ConvCase {
 };
 
 inline constexpr ConvCase kConvCases[] = {
-    {{1, 1, 1, 1, 4}, 1},        {{2, 7, 6, 2, 4}, 13},  // no vectors
-    {{3, 33, 24, 2, 2}, 48},      // 12 channels a direction: vectors of 4, none of 8
-    {{2, 2, 16, 2, 5}, 16},       // fewer tokens than taps
-    {{2, 29, 80, 1, 6}, 88},      // one direction
-    {{1, 196, 16, 2, 7}, 40},     //
+    {{1, 1, 1, 1, 4}, 1},
+    {{2, 7, 6, 2, 4}, 13},    // no vectors
+    {{3, 33, 24, 2, 2}, 48},  // 12 channels a direction: vectors of 4, none of 8
+    {{2, 2, 16, 2, 5}, 16},   // fewer tokens than taps
+    {{2, 29, 80, 1, 6}, 88},  // one direction
+    {{2, 50, 70, 2, 4}, 71},  // no vectors, more than one block of channels
+    {{1, 196, 16, 2, 7}, 40},
     {{2, 197, 264, 1, 3}, 264},   // more than one block of channels, the last one narrow
     {{1, 1000, 48, 2, 8}, 96},    // several pieces of an image
     {{3, 196, 512, 2, 4}, 1024},  // the paper's, fewer images

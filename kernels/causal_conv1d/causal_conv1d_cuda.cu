@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <initializer_list>
 
 #include "kernels/base/check.h"
 #include "kernels/base/launch.cuh"
@@ -185,9 +186,10 @@ __device__ __forceinline__ void backward_run(const ConvBackward<T>& p, std::int6
   }
 }
 
-// A block a (piece, 32 N channels): a warp a run. `partials` is [pieces, W + 1, channels].
+// A block a (piece, 32 N channels): a warp a run. The workspace is [pieces, W + 1, channels]. Two
+// blocks a multiprocessor want at most 128 registers, which widths over 4 would spill.
 template <class T, int W, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
     backward_kernel(ConvBackward<T> p, int pieces_per_image, int run) {
   constexpr int tile = kWarp * N;
   __shared__ alignas(16) float shared[kRows][W + 1][tile];

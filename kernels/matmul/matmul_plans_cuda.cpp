@@ -244,8 +244,14 @@ bool multiply_with_bias(CudaQueue& queue, const Product<T, T>& product, const T*
   return multiply_planned(queue, product, bias);
 }
 
-std::size_t matmul_plan_count(const CudaQueue& queue) {
-  return queue.matmul_plans ? queue.matmul_plans->plans.size() : 0;
+MatmulPlanCount matmul_plan_count(const CudaQueue& queue) {
+  MatmulPlanCount count{0, 0};
+  if (!queue.matmul_plans) return count;
+  for (const auto& [key, plan] : queue.matmul_plans->plans) {
+    ++count.all;
+    if (!plan.exists) ++count.without_algorithm;
+  }
+  return count;
 }
 
 template void multiply(CudaQueue&, const Product<float, float>&);

@@ -51,7 +51,10 @@ template <class T>
 void column_sums(CudaQueue&, const LinearShape& checked_shape, const T* dy, float* dbias,
                  float* parts);
 
-// Shapes a queue has chosen an algorithm for.
-std::size_t matmul_plan_count(const CudaQueue&);
+// Shapes a queue has met, and those of them that cuBLASLt has no algorithm for.
+struct MatmulPlanCount {
+  std::size_t all, without_algorithm;
+};
+MatmulPlanCount matmul_plan_count(const CudaQueue&);
 
 }  // namespace fm

@@ -127,6 +127,19 @@ __device__ __forceinline__ float decay_rate(float a_log) {
   return -expf(a_log) * kLog2e;
 }
 
+// threadIdx.x, read anew: what staging derives from it must not stay in registers during a main loop
+// that needs nearly all of them.
+__device__ __forceinline__ int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+
+// To the same end: a loop counter the compiler cannot replace by several running products of it.
+__device__ __forceinline__ void forget_origin(int& counter) {
+  asm volatile("" : "+r"(counter));
+}
+
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
@@ -147,14 +160,17 @@ template <class T>
 __device__ __forceinline__ void stage_rows(T* to, int to_stride, const T* from, std::int64_t stride,
                                            int rows, int width, bool wide) {
   constexpr int piece = 16 / sizeof(T);
-  const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  for (int row = threadIdx.x / kWarp; row < rows; row += warps) {
+  const int thread = thread_index(), lane = thread % kWarp, warps = blockDim.x / kWarp;
+#pragma unroll 1
+  for (int row = thread / kWarp; row < rows; row += warps) {
     const T* source = from + row * stride;
     T* target = to + row * to_stride;
     if (wide) {
+#pragma unroll 1
       for (int i = lane * piece; i < width; i += kWarp * piece)
         copy_async<16>(target + i, source + i);
     } else {
+#pragma unroll 1
       for (int i = lane; i < width; i += kWarp) target[i] = source[i];
     }
   }

@@ -29,6 +29,7 @@ struct alignas(16) Where {
   Part part;
   Rows rows;
   int channel;  // first channel of the CTA, counted over all directions
+  int per_direction, blocks;
 };
 
 // Per-CTA shared memory, in bytes from its start. Rows of channels are `channels` long.
@@ -122,15 +123,16 @@ __device__ __forceinline__ void stage_block(const Place<T, kStates>& place, int 
 // and channels beyond the shape become zero: they change neither q nor any sum.
 template <class T, int kStates>
 __device__ __forceinline__ void prepare_block(const Place<T, kStates>& place, int block) {
+  const int thread = thread_index();
   const BackwardArgs<T>& args = place.args;
   const int width = args.block_channels, count = place.steps(block);
   const T* raw = place.template shared<T>(place.at().raw);
   const float* bias = place.template shared<float>(place.at().parameters);
   float4* terms = place.template shared<float4>(place.at().terms);
   const int plane = kBlockSteps * width;
-  for (int t = threadIdx.x / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
+  for (int t = thread / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
     T* dz = args.p.dz + place.where().rows.at(block * kBlockSteps + t) * args.p.in.z_stride + place.where().channel;
-    for (int c = threadIdx.x % kWarp; c < width; c += kWarp) {
+    for (int c = thread % kWarp; c < width; c += kWarp) {
       float4 term = {0, 0, 0, 0};
       if (t < count && c < place.where().part.channels) {
         const T* at = raw + t * width + c;
@@ -148,7 +150,7 @@ __device__ __forceinline__ void prepare_block(const Place<T, kStates>& place, in
   const T* raw_matrices = place.template shared<T>(BackwardLayout<T, kStates>::raw_matrices);
   float* matrices = place.template shared<float>(BackwardLayout<T, kStates>::matrices);
   const int state = args.p.shape.state;
-  for (int i = threadIdx.x; i < kBlockSteps * kStates; i += BackwardTile<kStates>::threads) {
+  for (int i = thread; i < kBlockSteps * kStates; i += BackwardTile<kStates>::threads) {
     const int t = i / kStates, n = i % kStates;
     const bool real = t < count && n < state;
     matrices[2 * t * kStates + n] = real ? widen(raw_matrices[i]) : 0.0f;
@@ -161,10 +163,11 @@ __device__ __forceinline__ void prepare_block(const Place<T, kStates>& place, in
 // channel.
 template <class T, int kStates>
 __device__ __forceinline__ void add_parameters(const Place<T, kStates>& place) {
+  const int thread = thread_index();
   const int width = place.args.block_channels;
   float* parameters = place.template shared<float>(place.at().parameters);
   const float2* sums = place.template shared<float2>(place.at().sums);
-  for (int c = threadIdx.x; c < width; c += BackwardTile<kStates>::threads) {
+  for (int c = thread; c < width; c += BackwardTile<kStates>::threads) {
     float dbias = parameters[2 * width + c], skip = parameters[3 * width + c];
     for (int t = 0; t < kBlockSteps; ++t) {
       dbias += sums[c * kBlockSteps + t].x;
@@ -178,15 +181,16 @@ __device__ __forceinline__ void add_parameters(const Place<T, kStates>& place) {
 // From the sums over states to du and ddt. softplus' = 1 - exp(-delta) on both of its branches.
 template <class T, int kStates>
 __device__ __forceinline__ void finish_channels(const Place<T, kStates>& place, int block) {
+  const int thread = thread_index();
   const BackwardArgs<T>& args = place.args;
   const int width = args.block_channels, count = place.steps(block);
   const float* skip = place.template shared<float>(place.at().parameters) + width;
   const float4* terms = place.template shared<float4>(place.at().terms);
   float2* sums = place.template shared<float2>(place.at().sums);
-  for (int t = threadIdx.x / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
+  for (int t = thread / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
     const std::int64_t row =
         place.where().rows.at(block * kBlockSteps + t) * args.p.shape.channels + place.where().channel;
-    for (int c = threadIdx.x % kWarp; c < width; c += kWarp) {
+    for (int c = thread % kWarp; c < width; c += kWarp) {
       const float4 term = terms[c * kBlockSteps + t];
       const float2 sum = sums[c * kBlockSteps + t];
       const float ddt = (term.w * sum.x + kLn2 * sum.y) * -expm1f(-term.x);
@@ -204,10 +208,11 @@ __device__ __forceinline__ void finish_channels(const Place<T, kStates>& place, 
 template <class T, int kStates>
 __device__ __forceinline__ void gather_matrices(const Place<T, kStates>& place,
                                                 float (&gathered)[kBlockSteps][8]) {
+  const int thread = thread_index();
   using Cut = BackwardTile<kStates>;
-  const int lane = threadIdx.x % kWarp;
+  const int lane = thread % kWarp;
   float* rows = place.template shared<float>(place.at().terms) +
-                threadIdx.x / kWarp * Cut::gathered + lane % Cut::state_lanes * 4;
+                thread / kWarp * Cut::gathered + lane % Cut::state_lanes * 4;
 #pragma unroll
   for (int t = 0; t < kBlockSteps; ++t) {
     float(&v)[8] = gathered[t];  // dB, then dC of the thread's four states
@@ -258,12 +263,13 @@ __device__ __forceinline__ void gather_matrices(const Place<T, kStates>& place,
 // its share of them.
 template <class T, int kStates>
 __device__ __forceinline__ void store_matrices(const Place<T, kStates>& place, int block) {
+  const int thread = thread_index();
   using Cut = BackwardTile<kStates>;
   const BackwardArgs<T>& args = place.args;
   const ScanShape& s = args.p.shape;
   const float* rows = place.template shared<float>(place.at().terms);
   const int count = place.steps(block);
-  for (int i = threadIdx.x; i < count * 2 * kStates; i += Cut::threads) {
+  for (int i = thread; i < count * 2 * kStates; i += Cut::threads) {
     const int n = i % kStates, matrix = i / kStates % 2, t = i / (2 * kStates);
     if (n >= s.state) continue;
     float sum = rows[i];
@@ -284,6 +290,49 @@ __device__ __forceinline__ void store_matrices(const Place<T, kStates>& place, i
   }
 }
 
+// A thread's share of the channels a CTA works on at a time.
+template <int kStates>
+struct Share {
+  int state_lane;
+  int pair;  // first of its two channels
+  int swap;  // 1: holds them in swapped order, as in the forward pass
+
+  __device__ explicit Share(int thread) {
+    using Cut = BackwardTile<kStates>;
+    state_lane = thread % Cut::state_lanes;
+    pair = thread / Cut::state_lanes * 2;
+    swap = state_lane & 1;
+  }
+};
+
+// Starts the copies of what this thread alone will need: no barrier between copy and use. Channels
+// beyond the last read the last one's: their other factors are zero.
+template <class T, int kStates>
+__device__ __forceinline__ void fetch_states(const Place<T, kStates>& place, int block, int base) {
+  using Cut = BackwardTile<kStates>;
+  using Layout = BackwardLayout<T, kStates>;
+  const BackwardArgs<T>& args = place.args;
+  const Where& where = place.where();
+  const int thread = thread_index();
+  const Share<kStates> share(thread);
+  float4* rates = place.template shared<float4>(Layout::rates) + thread;
+  T* saved = place.template shared<T>(Layout::saved) + thread * 4;
+  const T* states = static_cast<const T*>(args.p.states) +
+                    ((where.part.image_direction * where.blocks + block) * where.per_direction +
+                     where.part.first) *
+                        kStates +
+                    share.state_lane * 4;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    const int c = min(base + share.pair + (k ^ share.swap), where.part.channels - 1);
+    copy_async<16>(rates + k * Cut::threads,
+                   args.rates + static_cast<std::int64_t>(where.channel + c) * kStates +
+                       share.state_lane * 4);
+    if (block > 0)
+      copy_async<4 * sizeof(T)>(saved + k * Cut::threads * 4, states + c * kStates);
+  }
+}
+
 template <class T, int kStates>
 __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128 ? 2 : 1)
     backward_kernel(const BackwardArgs<T> args) {
@@ -292,42 +341,16 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
   extern __shared__ __align__(16) unsigned char memory[];
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions;
-  const int blocks = ceil_div(s.length, kBlockSteps);
   const int width = args.block_channels;
   const Place<T, kStates> place{args, memory};
   if (threadIdx.x == 0) {
     const Part part = part_of(s, args.chunks, width);
     *place.template shared<Where>(Layout::where) = {
-        part, rows_of(s, part), part.direction * per_direction + part.first};
+        part, rows_of(s, part), part.direction * per_direction + part.first, per_direction,
+        ceil_div(s.length, kBlockSteps)};
   }
   __syncthreads();
   const Part& part = place.where().part;
-
-  const int lane = threadIdx.x % kWarp, state_lane = lane % Cut::state_lanes;
-  // As in the forward pass, odd lanes hold their two channels in swapped order.
-  const int swap = state_lane & 1;
-  const int pair = (threadIdx.x / kWarp * Cut::pairs + lane / Cut::state_lanes) * 2;
-
-  // Every thread copies for itself what it needs next: no barrier between copy and use. Channels
-  // beyond the last read the last one's: their other factors are zero.
-  float4* rates = place.template shared<float4>(Layout::rates) + threadIdx.x;
-  T* saved = place.template shared<T>(Layout::saved) + threadIdx.x * 4;
-  const auto fetch = [&](int block, int channel) {
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const int c = min(channel + (k ^ swap), part.channels - 1);
-      copy_async<16>(rates + k * Cut::threads,
-                     args.rates + static_cast<std::int64_t>(place.where().channel + c) * kStates +
-                         state_lane * 4);
-      if (block > 0)
-        copy_async<4 * sizeof(T)>(
-            saved + k * Cut::threads * 4,
-            static_cast<const T*>(args.p.states) +
-                ((part.image_direction * blocks + block) * per_direction + part.first + c) *
-                    kStates +
-                state_lane * 4);
-    }
-  };
 
   for (int i = threadIdx.x; i < width * kStates; i += Cut::threads) {
     const std::int64_t chunk = part.image_direction * args.chunks + part.chunk;
@@ -346,8 +369,9 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
     place.template shared<float2>(place.at().sums)[i] = {0, 0};
 
   stage_block(place, part.end_block - 1);
-  fetch(part.end_block - 1, pair);
+  fetch_states(place, part.end_block - 1, 0);
   for (int block = part.end_block - 1; block >= part.first_block; --block) {
+    forget_origin(block);
     copies_arrived();
     __syncthreads();
     prepare_block(place, block);
@@ -358,18 +382,25 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
     for (int base = 0; base < width; base += Cut::channels) {
       copies_arrived();
       float rate[2][4], h[kBlockSteps + 1][2][4], decay[kBlockSteps][2][4], q[2][4];
+      const int thread = thread_index();
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        load_wide(rate[k], reinterpret_cast<const float*>(rates + k * Cut::threads));
-        if (block > 0) load_wide(h[0][k], saved + k * Cut::threads * 4);
+        load_wide(rate[k], place.template shared<float>(Layout::rates) +
+                               (k * Cut::threads + thread) * 4);
+        if (block > 0)
+          load_wide(h[0][k],
+                    place.template shared<T>(Layout::saved) + (k * Cut::threads + thread) * 4);
         else h[0][k][0] = h[0][k][1] = h[0][k][2] = h[0][k][3] = 0;
       }
+      forget_origin(base);
       if (base == 0 && block > part.first_block) stage_block(place, block - 1);
-      if (base + Cut::channels < width) fetch(block, base + Cut::channels + pair);
-      else if (block > part.first_block) fetch(block - 1, pair);
-      if (base + pair / (2 * Cut::pairs) * (2 * Cut::pairs) >= part.channels) continue;
+      if (base + Cut::channels < width) fetch_states(place, block, base + Cut::channels);
+      else if (block > part.first_block) fetch_states(place, block - 1, 0);
+      if (base + thread / kWarp * (2 * Cut::pairs) >= part.channels) continue;  // a whole warp
 
-      const int channel[2] = {base + pair + swap, base + pair + 1 - swap};
+      const Share<kStates> share(thread);
+      const int state_lane = share.state_lane;
+      const int channel[2] = {base + share.pair + share.swap, base + share.pair + 1 - share.swap};
       const float4* terms[2];
       float* q_at[2];
 #pragma unroll
@@ -390,6 +421,9 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
           for (int e = 0; e < 4; ++e) {
             decay[t][k][e] = fast_exp2(delta.x * rate[k][e]);
             h[t + 1][k][e] = fmaf(decay[t][k][e], h[t][k][e], delta.y * b[e]);
+            // The last state's only use; doing it here saves the eight registers that end spilling.
+            if (t == kBlockSteps - 1)
+              gathered[t][4 + e] = fmaf(terms[k][t].z, h[t + 1][k][e], gathered[t][4 + e]);
           }
         }
       }
@@ -409,7 +443,8 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
           for (int e = 0; e < 4; ++e) {
             const float g = fmaf(c[e], term.z, q[k][e]);
             gathered[t][e] = fmaf(term.y, g, gathered[t][e]);
-            gathered[t][4 + e] = fmaf(term.z, h[t + 1][k][e], gathered[t][4 + e]);
+            if (t < kBlockSteps - 1)
+              gathered[t][4 + e] = fmaf(term.z, h[t + 1][k][e], gathered[t][4 + e]);
             sum_b[k] = fmaf(b[e], g, sum_b[k]);
             q[k][e] = g * decay[t][k][e];
             const float through = q[k][e] * h[t][k][e];

@@ -9,7 +9,7 @@
 #include "kernels/base/parallel_for.h"
 
 namespace fm {
-namespace scan {
+namespace scan_cpu {
 namespace {
 
 constexpr double kThreshold = 20;  // softplus(x) is x above
@@ -239,7 +239,7 @@ void check_shape(const ScanShape& s) {
 }
 
 }  // namespace
-}  // namespace scan
+}  // namespace scan_cpu
 
 // Channels and images keep the cores busy, and a second pass over the sequence costs more than it
 // brings: recurrent unless asked otherwise.
@@ -249,8 +249,9 @@ int scan_chunks(const CpuQueue&, const ScanShape& shape) {
 
 template <class T>
 std::size_t scan_states_bytes(const CpuQueue&, const ScanShape& s) {
-  if constexpr (std::is_same_v<T, float>) return scan::fast_states_bytes(s);
-  return sizeof(T) * static_cast<std::size_t>(s.batch) * scan::blocks_of(s) * s.channels * s.state;
+  if constexpr (std::is_same_v<T, float>) return scan_cpu::fast_states_bytes(s);
+  return sizeof(T) * static_cast<std::size_t>(s.batch) * scan_cpu::blocks_of(s) * s.channels *
+         s.state;
 }
 
 template <class T>
@@ -260,26 +261,26 @@ std::size_t scan_forward_workspace(const CpuQueue&, const ScanShape&) {
 
 template <class T>
 std::size_t scan_backward_workspace(const CpuQueue&, const ScanShape& s) {
-  if constexpr (std::is_same_v<T, float>) return scan::fast_backward_workspace(s);
+  if constexpr (std::is_same_v<T, float>) return scan_cpu::fast_backward_workspace(s);
   return sizeof(T) * static_cast<std::size_t>(s.batch) * s.channels * (s.state + 2);
 }
 
 template <class T>
 void scan_forward(CpuQueue& queue, const ScanForward<T>& p) {
-  scan::check_shape(p.shape);
+  scan_cpu::check_shape(p.shape);
   const int chunks = scan_chunks(queue, p.shape);
-  if constexpr (std::is_same_v<T, float>) scan::fast_forward(queue, p, chunks);
-  else scan::reference_forward(queue, p, chunks);
+  if constexpr (std::is_same_v<T, float>) scan_cpu::fast_forward(queue, p, chunks);
+  else scan_cpu::reference_forward(queue, p, chunks);
 }
 
 template <class T>
 void scan_backward(CpuQueue& queue, const ScanBackward<T>& p) {
-  scan::check_shape(p.shape);
+  scan_cpu::check_shape(p.shape);
   FM_CHECK(p.y && p.states,
            "[selective_scan] backward needs y and states: give both to the forward pass");
   const int chunks = scan_chunks(queue, p.shape);
-  if constexpr (std::is_same_v<T, float>) scan::fast_backward(queue, p, chunks);
-  else scan::reference_backward(queue, p, chunks);
+  if constexpr (std::is_same_v<T, float>) scan_cpu::fast_backward(queue, p, chunks);
+  else scan_cpu::reference_backward(queue, p, chunks);
 }
 
 template std::size_t scan_states_bytes<float>(const CpuQueue&, const ScanShape&);

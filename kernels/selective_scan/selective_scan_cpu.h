@@ -7,7 +7,7 @@
 
 #include "kernels/selective_scan/selective_scan.h"
 
-namespace fm::scan {
+namespace fm::scan_cpu {
 
 // Steps between two saved states, which is also the block the backward pass recomputes. Pieces of
 // the chunked path are whole blocks, so that each starts at a saved state.
@@ -41,4 +41,4 @@ std::size_t fast_backward_workspace(const ScanShape&);
 void fast_forward(CpuQueue&, const ScanForward<float>&, int chunks);
 void fast_backward(CpuQueue&, const ScanBackward<float>&, int chunks);
 
-}  // namespace fm::scan
+}  // namespace fm::scan_cpu

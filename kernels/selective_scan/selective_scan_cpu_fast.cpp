@@ -2,7 +2,7 @@
 #include "kernels/base/simd.h"
 #include "kernels/selective_scan/selective_scan_lanes.h"
 
-namespace fm::scan {
+namespace fm::scan_cpu {
 namespace {
 
 // h of every state runs over the block; C h is added to y.
@@ -87,4 +87,4 @@ void fast_forward(CpuQueue& queue, const ScanForward<float>& p, int chunks) {
   });
 }
 
-}  // namespace fm::scan
+}  // namespace fm::scan_cpu

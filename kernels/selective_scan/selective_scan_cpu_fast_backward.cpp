@@ -4,7 +4,7 @@
 #include "kernels/base/simd.h"
 #include "kernels/selective_scan/selective_scan_lanes.h"
 
-namespace fm::scan {
+namespace fm::scan_cpu {
 namespace {
 
 // Images are shared out to this many pieces a direction at most, each with its own sums: enough for
@@ -244,4 +244,4 @@ void fast_backward(CpuQueue& queue, const ScanBackward<float>& p, int chunks) {
   });
 }
 
-}  // namespace fm::scan
+}  // namespace fm::scan_cpu

@@ -12,7 +12,7 @@
 #include "kernels/base/fast_math.h"
 #include "kernels/selective_scan/selective_scan_cpu.h"
 
-namespace fm::scan {
+namespace fm::scan_cpu {
 
 constexpr int kLanes = 8;  // one AVX register; the baseline clone makes two of SSE's
 constexpr int kSteps = kStatesEvery;
@@ -140,4 +140,4 @@ inline void carry(int state, const Lanes* a2, const Lanes& delta_sum, const Lane
   }
 }
 
-}  // namespace fm::scan
+}  // namespace fm::scan_cpu

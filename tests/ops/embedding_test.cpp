@@ -93,17 +93,17 @@ TEST_SUITE("cpu") {
   }
 
   TEST_CASE("label_embedding: labels outside the table are the null label; unused rows get zero") {
-    Problem p({4, 1, 4, 3});
-    p.labels = {-1, 3, 1000000, 1};
+    Problem p({5, 1, 4, 3});
+    p.labels = {-1, 3, 4, 1000000, 1};
     const Results r = solve_double(p);
     for (std::size_t c = 0; c < 4; ++c) {
-      for (std::size_t b = 0; b < 3; ++b)
+      for (std::size_t b = 0; b < 4; ++b)
         CHECK(r.at("y")[b * 4 + c] == p.x[b * 4 + c] + p.table[3 * 4 + c]);
-      CHECK(r.at("y")[3 * 4 + c] == p.x[3 * 4 + c] + p.table[1 * 4 + c]);
+      CHECK(r.at("y")[4 * 4 + c] == p.x[4 * 4 + c] + p.table[1 * 4 + c]);
       CHECK(r.at("dtable")[0 * 4 + c] == 0);
-      CHECK(r.at("dtable")[1 * 4 + c] == p.dy[3 * 4 + c]);
+      CHECK(r.at("dtable")[1 * 4 + c] == p.dy[4 * 4 + c]);
       CHECK(r.at("dtable")[2 * 4 + c] == 0);
-      CHECK(r.at("dtable")[3 * 4 + c] == p.dy[c] + p.dy[4 + c] + p.dy[8 + c]);
+      CHECK(r.at("dtable")[3 * 4 + c] == p.dy[c] + p.dy[4 + c] + p.dy[8 + c] + p.dy[12 + c]);
     }
   }
 

@@ -1,0 +1,72 @@
+// fmtrain: trains a flow-matching model.
+#include "apps/flags.h"
+#include "apps/program.h"
+#include "apps/train_checkpoint.h"
+#include "apps/train_run.h"
+
+namespace {
+
+struct Options {
+  std::string backbone = "mamba", preset = "paper", config_file, data = "auto";
+  bool dry_run = false, no_graph = false;
+  fm::TrainRequest request;
+};
+
+// Flags beat --config, which beats the checkpoint that is resumed, or the preset, which beats the defaults.
+fm::RunConfig resolve(const CLI::App& app, const Options& options, const fm::Flags<fm::ModelConfig>& model,
+                      const fm::Flags<fm::TrainConfig>& train) {
+  fm::RunConfig config = fm::preset(options.preset, options.backbone);
+  const fm::TrainRequest& request = options.request;
+  if (!request.resume.empty()) {
+    std::filesystem::path from = request.resume;
+    if (request.resume == "latest") from = fm::RunFolder(request.out).latest_checkpoint().value_or("");
+    if (!from.empty()) config = fm::training_config(fm::SafetensorsFile(fm::resolve_checkpoint(from)));
+    if (!from.empty() && app.count("--backbone"))
+      config.model.blocks =
+          fm::backbone_blocks(options.backbone, static_cast<int>(config.model.blocks.size()));
+  }
+  if (!options.config_file.empty()) fm::read_config_file(options.config_file, config);
+  if (app.count("--data")) config.data.source = options.data;
+  model.given(config.model);
+  train.given(config.train);
+  return config;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Trains a Mamba, Transformer or hybrid backbone by conditional flow matching.", "fmtrain");
+  fm::describe(app,
+               "fmtrain --backbone hybrid --out runs/hybrid --epochs 10\n"
+               "  fmtrain --preset tiny --backbone mamba --device cpu --out runs/tiny\n"
+               "  fmtrain --out runs/hybrid --resume latest");
+  Options o;
+  fm::TrainRequest& r = o.request;
+  app.add_option("--backbone", o.backbone, "mamba, transformer or hybrid");
+  app.add_option("--preset", o.preset, "paper (the study's) or tiny (minutes on two CPU cores)");
+  app.add_option("--data", o.data, "auto, digits or a folder of IDX files");
+  app.add_flag("--download", r.download, "fetch MNIST into the cache first");
+  app.add_option("--out", r.out, "run folder")->default_str("runs/<backbone>");
+  app.add_flag("--overwrite", r.overwrite, "start anew in a folder that is not empty");
+  app.add_option("--resume", r.resume, "go on from a checkpoint, a run folder, or the latest of --out");
+  app.add_option("--device", r.device, "auto, cpu, cuda or cuda:N");
+  app.add_option("--threads", r.threads, "CPU threads; 0: one a core");
+  app.add_flag("--no-graph", o.no_graph, "launch a step's kernels one by one (same bits)");
+  app.add_option("--config", o.config_file, "JSON file with model and train settings");
+  app.add_flag("--dry-run", o.dry_run, "print what would be done and what it needs; train nothing");
+  const fm::Flags<fm::TrainConfig> train(app, "Training");
+  const fm::Flags<fm::ModelConfig> model(app, "Model", {"image", "channels"});
+
+  return fm::run_program(app, argc, argv, [&] {
+    if (r.out.empty()) r.out = std::filesystem::path("runs") / o.backbone;
+    FM_CHECK(!r.overwrite || r.resume.empty(), "[train] --overwrite and --resume exclude one another");
+    r.graph = !o.no_graph;
+    r.config = resolve(app, o, model, train);
+    if (o.dry_run) {
+      fm::describe_training(r);
+      return 0;
+    }
+    fm::catch_signals();
+    return fm::run_training(r);
+  });
+}

@@ -1,0 +1,456 @@
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/base/fast_math.h"
+#include "kernels/selective_scan/selective_scan_cases.h"
+#include "tests/support/cuda.h"
+
+namespace fm::test {
+namespace {
+
+// z is the right half of a [B, L, 2 channels] matrix, b and c columns of a
+// [B, L, directions, rank + 2 n] matrix, as the model lays them out.
+struct Problem {
+  ScanShape shape;
+  int rank;
+  Values u, dt, z, bc, a_log, d, dt_bias, d_o;
+  bool training = true;  // false: neither y nor states, no backward
+
+  explicit Problem(const ScanCase& test)
+      : shape(test.shape),
+        rank(test.rank),
+        u(normals(rows() * shape.channels, 1)),
+        dt(normals(rows() * shape.channels, 2, 0.5)),
+        z(normals(rows() * 2 * shape.channels, 3)),
+        bc(normals(rows() * shape.directions * bc_width(), 4)),
+        a_log(normals(std::int64_t{1} * shape.channels * shape.state, 5, 0.2)),
+        d(normals(shape.channels, 6, 0.5, 1)),
+        dt_bias(normals(shape.channels, 7, 1, -4)),  // delta is 0.002 to 0.1, as after init
+        d_o(normals(rows() * shape.channels, 8)) {
+    for (std::size_t i = 0; i < a_log.size(); ++i)  // A about -1 to -n
+      a_log[i] += std::log(1 + static_cast<double>(i % static_cast<std::size_t>(shape.state)));
+  }
+
+  std::int64_t rows() const { return std::int64_t{1} * shape.batch * shape.length; }
+  int bc_width() const { return rank + 2 * shape.state; }
+
+  Problem with_chunks(int chunks) const {
+    Problem p = *this;
+    p.shape.chunks = chunks;
+    return p;
+  }
+
+  template <class T>
+  Problem rounded() const {
+    Problem p = *this;
+    for (Values* values : {&p.u, &p.dt, &p.z, &p.bc, &p.d_o}) *values = round_to<T>(*values);
+    for (Values* values : {&p.a_log, &p.d, &p.dt_bias}) *values = round_to<acc_t<T>>(*values);
+    return p;
+  }
+};
+
+// Columns [begin, begin + count) of a matrix; the others must still be poison.
+Values columns(const Values& matrix, std::int64_t width, std::int64_t begin, std::int64_t count) {
+  Values taken;
+  bool others_untouched = true;
+  for (std::size_t i = 0; i < matrix.size(); ++i) {
+    const std::int64_t column = static_cast<std::int64_t>(i) % width;
+    if (column >= begin && column < begin + count) taken.push_back(matrix[i]);
+    else others_untouched &= std::isnan(matrix[i]);
+  }
+  CHECK(others_untouched);
+  return taken;
+}
+
+// Outputs and gradients.
+struct Solved {
+  Results forward, gradients;
+};
+
+template <class T, class Q>
+Solved solve(Q& queue, const Problem& p) {
+  using A = acc_t<T>;
+  const ScanShape& s = p.shape;
+  const std::int64_t count = p.rows() * s.channels, per_state = p.rows() * s.directions;
+  const int n = s.state, width = p.bc_width();
+  Array<T, Q> u(queue, p.u), dt(queue, p.dt), z(queue, p.z), bc(queue, p.bc), o(queue, count);
+  Array<A, Q> a_log(queue, p.a_log), d(queue, p.d), dt_bias(queue, p.dt_bias);
+  const ScanInputs<T> in = {.u = u,
+                            .dt = dt,
+                            .z = z + s.channels,
+                            .b = bc + p.rank,
+                            .c = bc + p.rank + n,
+                            .u_stride = s.channels,
+                            .dt_stride = s.channels,
+                            .z_stride = 2 * s.channels,
+                            .bc_stride = static_cast<std::int64_t>(s.directions) * width,
+                            .bc_direction = width,
+                            .a_log = a_log,
+                            .d = d,
+                            .dt_bias = dt_bias};
+  const auto bytes = [](std::size_t size) { return static_cast<std::int64_t>(size); };
+  Bytes<Q> forward_space(queue, bytes(scan_forward_workspace<T>(queue, s)));
+  if (!p.training) {
+    scan_forward(queue, ScanForward<T>{s, in, o, nullptr, nullptr, forward_space.data()});
+    return {{{"o", o.values()}}, {}};
+  }
+  Array<T, Q> y(queue, count);
+  Bytes<Q> states(queue, bytes(scan_states_bytes<T>(queue, s)));
+  Bytes<Q> backward_space(queue, bytes(scan_backward_workspace<T>(queue, s)));
+  Array<T, Q> d_o(queue, p.d_o), du(queue, count), ddt(queue, count), dz(queue, 2 * count);
+  Array<T, Q> dbc(queue, per_state * width);
+  Array<A, Q> da_log(queue, std::int64_t{1} * s.channels * n), dd(queue, s.channels);
+  Array<A, Q> ddt_bias(queue, s.channels);
+  scan_forward(queue, ScanForward<T>{s, in, o, y, states.data(), forward_space.data()});
+  scan_backward(queue, ScanBackward<T>{.shape = s,
+                                       .in = in,
+                                       .y = y,
+                                       .states = states.data(),
+                                       .d_o = d_o,
+                                       .du = du,
+                                       .ddt = ddt,
+                                       .dz = dz + s.channels,
+                                       .db = dbc + p.rank,
+                                       .dc = dbc + p.rank + n,
+                                       .da_log = da_log,
+                                       .dd = dd,
+                                       .ddt_bias = ddt_bias,
+                                       .workspace = backward_space.data()});
+  const Values dbc_used = columns(dbc.values(), width, p.rank, 2 * n);
+  const auto half = [&](int begin) {
+    Values part;
+    for (std::size_t i = 0; i < dbc_used.size(); ++i)
+      if (static_cast<int>(i % (2 * n)) / n == begin) part.push_back(dbc_used[i]);
+    return part;
+  };
+  return {{{"o", o.values()}, {"y", y.values()}},
+          {{"du", du.values()},
+           {"ddt", ddt.values()},
+           {"dz", columns(dz.values(), 2 * s.channels, s.channels, s.channels)},
+           {"db", half(0)},
+           {"dc", half(1)},
+           {"da_log", da_log.values()},
+           {"dd", dd.values()},
+           {"ddt_bias", ddt_bias.values()}}};
+}
+
+// What check_cuda compares: the two halves of a solution have tolerances of their own.
+struct SolveForward {
+  template <class T, class Q>
+  Results operator()(Q& queue, const Problem& p) const {
+    return solve<T>(queue, p).forward;
+  }
+};
+struct SolveGradients {
+  template <class T, class Q>
+  Results operator()(Q& queue, const Problem& p) const {
+    return solve<T>(queue, p).gradients;
+  }
+};
+
+void expect_solved(const Solved& got, const Solved& want, double forward, double gradients) {
+  expect_close(got.forward, want.forward, forward);
+  expect_close(got.gradients, want.gradients, gradients);
+}
+
+// Places of a gradient in the matrix of its input, zero elsewhere: what central differences of the
+// whole matrix give.
+Values spread(const Values& part, std::int64_t width, std::int64_t begin, std::int64_t count) {
+  Values matrix(part.size() / static_cast<std::size_t>(count) * static_cast<std::size_t>(width));
+  for (std::size_t i = 0; i < part.size(); ++i) {
+    const auto at = static_cast<std::int64_t>(i);
+    matrix[static_cast<std::size_t>(at / count * width + begin + at % count)] = part[i];
+  }
+  return matrix;
+}
+
+void check_gradients(const Problem& p) {
+  const Solved solved = solve<double>(cpu_queue(), p);
+  const int channels = p.shape.channels, n = p.shape.state, width = p.bc_width();
+  const auto check = [&](const std::string& name, Values Problem::*input, const Values& gradient) {
+    check_gradient(name, p.*input, gradient, [&](const Values& x) {
+      Problem moved = p;
+      moved.*input = x;
+      moved.training = false;
+      return dot(solve<double>(cpu_queue(), moved).forward.at("o"), p.d_o);
+    });
+  };
+  const Results& g = solved.gradients;
+  check("u", &Problem::u, g.at("du"));
+  check("dt", &Problem::dt, g.at("ddt"));
+  check("z", &Problem::z, spread(g.at("dz"), 2 * channels, channels, channels));
+  Values dbc = spread(g.at("db"), width, p.rank, n);
+  const Values dc = spread(g.at("dc"), width, p.rank + n, n);
+  std::transform(dbc.begin(), dbc.end(), dc.begin(), dbc.begin(), std::plus<>());
+  check("b and c", &Problem::bc, dbc);
+  check("a_log", &Problem::a_log, g.at("da_log"));
+  check("d", &Problem::d, g.at("dd"));
+  check("dt_bias", &Problem::dt_bias, g.at("ddt_bias"));
+}
+
+// Direction 1 is given direction 0's problem with the tokens in reverse.
+Problem mirrored() {
+  Problem p({{2, 37, 12, 8, 2}, 3});
+  const int half = p.shape.channels / 2, length = p.shape.length;
+  // `width` columns from `from` of row t become those from `to` of row L - 1 - t.
+  const auto mirror = [&](Values& values, int row_width, int from, int to, int width) {
+    for (std::int64_t row = 0; row < p.rows(); ++row) {
+      const std::int64_t image = row / length, other = 2 * image * length + length - 1 - row;
+      for (int i = 0; i < width; ++i)
+        values[static_cast<std::size_t>(other * row_width + to + i)] =
+            values[static_cast<std::size_t>(row * row_width + from + i)];
+    }
+  };
+  for (Values* values : {&p.u, &p.dt, &p.d_o}) mirror(*values, 2 * half, 0, half, half);
+  mirror(p.z, 4 * half, 2 * half, 3 * half, half);
+  mirror(p.bc, 2 * p.bc_width(), 0, p.bc_width(), p.bc_width());
+  for (Values* values : {&p.a_log, &p.d, &p.dt_bias})
+    std::copy_n(values->begin(), values->size() / 2,
+                values->begin() + static_cast<std::ptrdiff_t>(values->size() / 2));
+  return p;
+}
+
+// `part` 0: direction 0 of an array of tokens; 1: direction 1, its tokens in reverse.
+Values direction_of(const Values& values, const ScanShape& s, int part) {
+  const std::size_t length = static_cast<std::size_t>(s.length);
+  const std::size_t width = values.size() / static_cast<std::size_t>(s.batch) / length;
+  Values taken;
+  for (std::size_t row = 0; row < static_cast<std::size_t>(s.batch) * length; ++row) {
+    const std::size_t image = row / length, t = row % length;
+    const std::size_t from = image * length + (part == 0 ? t : length - 1 - t);
+    const std::size_t begin = from * width + static_cast<std::size_t>(part) * width / 2;
+    taken.insert(taken.end(), values.begin() + static_cast<std::ptrdiff_t>(begin),
+                 values.begin() + static_cast<std::ptrdiff_t>(begin + width / 2));
+  }
+  return taken;
+}
+
+void expect_mirrored(const Solved& solved, const ScanShape& s, double tolerance) {
+  for (const Results* results : {&solved.forward, &solved.gradients}) {
+    for (const auto& [name, values] : *results) {
+      if (name == "da_log" || name == "dd" || name == "ddt_bias") {  // no tokens
+        const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+        expect_close(name, {values.begin(), middle}, {middle, values.end()}, tolerance);
+      } else {
+        expect_close(name, direction_of(values, s, 1), direction_of(values, s, 0), tolerance);
+      }
+    }
+  }
+}
+
+// Every softplus input is x (dt plus bias) up to a little noise.
+Problem with_softplus_input(double x) {
+  Problem p({{2, 40, 16, 8, 2}, 8});
+  for (double& dt : p.dt) dt *= 0.01;
+  for (double& bias : p.dt_bias) bias = x;
+  return p;
+}
+// -11.5 gives a delta of 1e-5; 20 is where softplus changes its branch.
+constexpr double kSoftplusInputs[] = {-11.5, 0, 11.2, 20, 20.5};
+
+// Long enough for 7 chunks of at least 28 steps.
+Problem chunked_problem() {
+  return Problem({{2, 197, 24, 16, 2}, 8});
+}
+constexpr int kChunkCounts[] = {2, 3, 7};
+
+}  // namespace
+
+TEST_SUITE("cpu") {
+  TEST_CASE("selective_scan: gradients against central differences") {
+    check_gradients(Problem({{2, 5, 4, 3, 2}, 2}));
+    check_gradients(Problem({{1, 9, 3, 8, 1}, 3}));
+    check_gradients(Problem({{1, 8, 4, 2, 2}, 1}));
+  }
+
+  TEST_CASE("selective_scan: gradients over several blocks and chunks") {
+    const Problem p({{1, 53, 2, 2, 2}, 1});
+    check_gradients(p);
+    check_gradients(p.with_chunks(3));
+  }
+
+  TEST_CASE("selective_scan: gradients on both sides of the softplus threshold") {
+    for (const double x : {19.8, 20.5}) {
+      Problem p = with_softplus_input(x);
+      for (double& a : p.a_log) a -= 3;  // delta A near -1: decays that A has a say in
+      check_gradients(p);
+    }
+  }
+
+  TEST_CASE("selective_scan: float agrees with double") {
+    for (const ScanCase& test : kScanCases) {
+      INFO("length ", test.shape.length, ", state ", test.shape.state);
+      const Problem p = Problem(test).rounded<float>();
+      expect_solved(solve<float>(cpu_queue(), p), solve<double>(cpu_queue(), p), kScanTolerance.f32,
+                    kScanGradientTolerance.f32);
+    }
+  }
+
+  TEST_CASE("selective_scan: chunked agrees with recurrent") {
+    const Problem p = chunked_problem().rounded<float>();
+    CHECK(scan_chunks(cpu_queue(), p.shape) == 1);
+    const Solved exact = solve<double>(cpu_queue(), p), single = solve<float>(cpu_queue(), p);
+    for (const int chunks : kChunkCounts) {
+      const Problem q = p.with_chunks(chunks);
+      INFO(chunks, " chunks");
+      CHECK(scan_chunks(cpu_queue(), q.shape) == chunks);
+      expect_solved(solve<double>(cpu_queue(), q), exact, 1e-13, 1e-12);
+      expect_solved(solve<float>(cpu_queue(), q), single, kScanTolerance.f32,
+                    kScanGradientTolerance.f32);
+    }
+  }
+
+  TEST_CASE("selective_scan: more chunks than blocks") {
+    for (const int length : {1, 7, 33}) {
+      const Problem p({{1, length, 4, 3, 2}, 3});
+      expect_solved(solve<double>(cpu_queue(), p.with_chunks(7)), solve<double>(cpu_queue(), p),
+                    1e-13, 1e-12);
+    }
+  }
+
+  TEST_CASE("selective_scan: a direction is the other one with its tokens flipped") {
+    const Problem p = mirrored();
+    expect_mirrored(solve<double>(cpu_queue(), p), p.shape, 1e-13);
+    expect_mirrored(solve<float>(cpu_queue(), p), p.shape, kScanTolerance.f32);
+  }
+
+  TEST_CASE("selective_scan: extremes of dt") {
+    for (const double x : kSoftplusInputs) {
+      INFO("softplus of ", x);
+      const Problem p = with_softplus_input(x).rounded<float>();
+      expect_solved(solve<float>(cpu_queue(), p), solve<double>(cpu_queue(), p), kScanTolerance.f32,
+                    kScanGradientTolerance.f32);
+    }
+  }
+
+  TEST_CASE("selective_scan: inference gives the same o") {
+    Problem p = chunked_problem();
+    for (const int chunks : {1, 3}) {
+      p.shape.chunks = chunks;
+      p.training = true;
+      const Results single = {{"o", solve<float>(cpu_queue(), p).forward.at("o")}};
+      const Results exact = {{"o", solve<double>(cpu_queue(), p).forward.at("o")}};
+      p.training = false;
+      expect_same_bits(single, solve<float>(cpu_queue(), p).forward);
+      expect_same_bits(exact, solve<double>(cpu_queue(), p).forward);
+    }
+  }
+
+  TEST_CASE("selective_scan: the number of threads does not change a bit") {
+    CpuQueue one(1), three(3);
+    for (const ScanCase& test : {kScanCases[3], kScanCases[6]}) {
+      const Problem p(test);
+      const Solved a = solve<float>(one, p), b = solve<float>(three, p);
+      expect_same_bits(a.forward, b.forward);
+      expect_same_bits(a.gradients, b.gradients);
+    }
+  }
+
+  TEST_CASE("selective_scan: shapes outside the contract are refused") {
+    const ScanForward<float> empty{};
+    for (const ScanShape& shape :
+         {ScanShape{0, 1, 8, 8, 1}, ScanShape{1, 1, 8, 129, 1}, ScanShape{1, 1, 8, 0, 1},
+          ScanShape{1, 1, 7, 8, 2}, ScanShape{1, 1, 6, 8, 3}, ScanShape{1, 1, 8, 8, 1, -1}}) {
+      ScanForward<float> p = empty;
+      p.shape = shape;
+      CHECK_THROWS_AS(scan_forward(cpu_queue(), p), Error);
+    }
+  }
+
+  TEST_CASE("fast_math: softplus is right to a few ulp, however small") {
+    double worst = 0;
+    for (float x = -80; x < 30; x += 0.003f)
+      worst = std::max(worst, std::fabs(fast_softplus(x) / fast_softplus(double{x}) - 1));
+    CHECK(worst < 4e-7);
+    CHECK(std::isnan(fast_softplus(std::numeric_limits<float>::quiet_NaN())));
+    CHECK(fast_softplus(200.0f) == 200.0f);
+    CHECK(fast_softplus(-200.0f) == 0.0f);
+  }
+}
+
+#if FM_CUDA
+namespace {
+
+void check_both(const Problem& p, CudaQueue& queue = cuda_queue()) {
+  check_cuda(p, kScanTolerance, SolveForward{}, queue);
+  check_cuda(p, kScanGradientTolerance, SolveGradients{}, queue);
+}
+
+// Both lie within the tolerance of the exact values, on either side.
+template <class T>
+void check_chunked(const Problem& problem) {
+  const Problem p = problem.rounded<T>();
+  const DType type = dtype_of<T>();
+  const Solved recurrent = solve<T>(cuda_queue(), p.with_chunks(1));
+  for (const int chunks : kChunkCounts) {
+    const Problem q = p.with_chunks(chunks);
+    INFO(name_of(type), ", ", chunks, " chunks");
+    CHECK(scan_chunks(cuda_queue(), q.shape) == chunks);
+    expect_solved(solve<T>(cuda_queue(), q), recurrent, 2 * kScanTolerance.of(type),
+                  2 * kScanGradientTolerance.of(type));
+  }
+}
+
+template <class T>
+void check_inference(Problem p) {
+  p = p.rounded<T>();
+  const Results trained = {{"o", solve<T>(cuda_queue(), p).forward.at("o")}};
+  p.training = false;
+  expect_same_bits(trained, solve<T>(cuda_queue(), p).forward);
+}
+
+}  // namespace
+
+TEST_SUITE("gpu") {
+  TEST_CASE("selective_scan: CUDA agrees with the CPU") {
+    for (const ScanCase& test : kScanCases) {
+      INFO("length ", test.shape.length, ", state ", test.shape.state);
+      check_both(Problem(test));
+    }
+  }
+
+  TEST_CASE("selective_scan: CUDA agrees with the CPU at batch 1 and 33") {
+    check_both(Problem({{1, 196, 64, 64, 2}, 8}));
+    check_both(Problem({{33, 196, 16, 16, 2}, 8}));
+  }
+
+  TEST_CASE("selective_scan: CUDA chunked agrees with recurrent and with the CPU") {
+    const Problem p = chunked_problem();
+    check_chunked<float>(p);
+    check_chunked<f16>(p);
+    check_chunked<bf16>(p);
+    for (const int chunks : kChunkCounts) check_both(p.with_chunks(chunks));
+  }
+
+  TEST_CASE("selective_scan: CUDA with the limits of a small device") {
+    CudaQueue queue = cuda_queue();
+    queue.limits.shared_bytes_per_block = 99 * 1024;
+    queue.limits.compute_capability = 86;
+    check_both(Problem({{2, 197, 64, 64, 2}, 8}), queue);
+    check_both(Problem({{2, 197, 64, 64, 2, 3}, 8}), queue);
+    check_both(Problem({{1, 60, 32, 128, 1}, 8}), queue);
+  }
+
+  TEST_CASE("selective_scan: CUDA, a direction is the other one with its tokens flipped") {
+    const Problem p = mirrored();
+    expect_mirrored(solve<float>(cuda_queue(), p), p.shape, kScanTolerance.f32);
+  }
+
+  TEST_CASE("selective_scan: CUDA at the extremes of dt") {
+    for (const double x : kSoftplusInputs) {
+      INFO("softplus of ", x);
+      check_both(with_softplus_input(x));
+    }
+  }
+
+  TEST_CASE("selective_scan: CUDA inference gives the same o") {
+    for (const int chunks : {1, 3}) {
+      check_inference<float>(chunked_problem().with_chunks(chunks));
+      check_inference<f16>(chunked_problem().with_chunks(chunks));
+      check_inference<bf16>(chunked_problem().with_chunks(chunks));
+    }
+  }
+}
+#endif
+
+}  // namespace fm::test
