@@ -16,12 +16,15 @@ namespace {
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);)
-    if (line.starts_with("model name")) return line.substr(std::min(line.find(':') + 2, line.size()));
+    if (line.starts_with("model name"))
+      return line.substr(std::min(line.find(':') + 2, line.size()));
   return "CPU";
 }
 
 #if FM_CUDA
-std::string cuda_version(int version) { return concat(version / 1000, ".", version % 1000 / 10); }
+std::string cuda_version(int version) {
+  return concat(version / 1000, ".", version % 1000 / 10);
+}
 #endif
 
 }  // namespace
@@ -53,20 +56,24 @@ Json environment_json(const Queue& queue) {
 }
 
 Queue make_queue(const std::string& device, int threads) {
-  FM_CHECK(threads >= 0 && threads <= 1024, "[device] threads must be 0 (one a core) to 1024, got ", threads);
+  FM_CHECK(threads >= 0 && threads <= 1024, "[device] threads must be 0 (one a core) to 1024, got ",
+           threads);
   if (device == "cpu" || (device == "auto" && cuda_device_count() == 0)) return CpuQueue(threads);
   int index = 0;
   if (device.starts_with("cuda:")) {
-    const auto [end, error] = std::from_chars(device.data() + 5, device.data() + device.size(), index);
+    const auto [end, error] =
+        std::from_chars(device.data() + 5, device.data() + device.size(), index);
     FM_CHECK(error == std::errc() && end == device.data() + device.size() && index >= 0,
              "[device] must be auto, cpu, cuda or cuda:N, got ", device);
   } else {
-    FM_CHECK(device == "auto" || device == "cuda", "[device] must be auto, cpu, cuda or cuda:N, got ", device);
+    FM_CHECK(device == "auto" || device == "cuda",
+             "[device] must be auto, cpu, cuda or cuda:N, got ", device);
   }
 #if FM_CUDA
   return CudaQueue(index);
 #else
-  fail(Fault::device, "[device] this build has no CUDA backend; use --device cpu, or build where nvcc >= 12.4 is");
+  fail(Fault::device,
+       "[device] this build has no CUDA backend; use --device cpu, or build where nvcc >= 12.4 is");
 #endif
 }
 

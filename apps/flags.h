@@ -15,8 +15,8 @@ inline std::string flag_of(std::string field) {
   return "--" + field;
 }
 
-// Flags are parsed into a copy of the defaults; given() then lays those the user gave over another value, so that flags
-// beat a configuration file that is read later.
+// Flags are parsed into a copy of the defaults; given() then lays those the user gave over another
+// value, so that flags beat a configuration file that is read later.
 template <class S>
 class Flags {
  public:
@@ -27,11 +27,12 @@ class Flags {
         options_.push_back(nullptr);
         return;
       }
-      CLI::Option* option = nullptr;
-      // A switch may stand alone or carry a value: --ssm-norm, --ssm-norm=false.
-      if constexpr (std::is_same_v<F, bool>) option = app.add_flag(flag_of(name) + "{true}", field, help);
-      else option = app.add_option(flag_of(name), field, help);
-      if constexpr (requires { typename F::value_type; } && !std::is_same_v<F, std::string>) option->delimiter(',');
+      CLI::Option* option = app.add_option(flag_of(name), field, help);
+      // A switch may stand alone, which means its default: --ssm-norm, --ssm-norm false.
+      if constexpr (std::is_same_v<F, bool>)
+        option->expected(0, 1)->type_name("BOOL")->default_str(field ? "true" : "false");
+      if constexpr (requires { typename F::value_type; } && !std::is_same_v<F, std::string>)
+        option->delimiter(',');
       options_.push_back(option->group(group));
     });
   }

@@ -5,29 +5,36 @@
 #include "apps/sample_run.h"
 
 int main(int argc, char** argv) {
-  CLI::App app("Samples a flow-matching checkpoint by integrating its velocity field from noise.", "fmsample");
+  CLI::App app("Samples a flow-matching checkpoint by integrating its velocity field from noise.",
+               "fmsample");
   fm::describe(app,
                "fmsample --ckpt runs/hybrid --n 64 --out digits.png\n"
                "  fmsample --ckpt runs/hybrid --solver heun --steps 20 --trajectory frames\n"
                "  fmsample --ckpt runs/hybrid --info");
   fm::SampleOptions o;
   bool info = false;
-  app.add_option("--ckpt", o.checkpoint, "checkpoint file, or a run folder (its latest)")->required();
+  app.add_option("--ckpt", o.checkpoint, "checkpoint file, or a run folder (its latest)")
+      ->required();
   app.add_option("--weights", o.weights, "raw or ema; auto: ema where present");
   app.add_option("--n", o.count, "images");
   app.add_option("--steps", o.steps, "integration steps");
   app.add_option("--solver", o.solver, "euler, midpoint, heun or rk4");
   app.add_option("--seed", o.seed, "of the noise; image i's depends on (seed, i) alone");
-  app.add_option("--noise", o.noise, "safetensors file with a tensor noise [N, C, H, W], instead of --seed");
-  app.add_option("--label", o.label, "class to draw, or all (image i: label i mod classes); without it the null label");
+  app.add_option("--noise", o.noise,
+                 "safetensors file with a tensor noise [N, C, H, W], instead of --seed");
+  app.add_option("--label", o.label,
+                 "class to draw, or all (image i: label i mod classes); without it the null label");
   app.add_option("--cfg-scale", o.cfg_scale, "guidance: v_null + s (v_label - v_null)");
   app.add_option("--out", o.out, "PNG grid to write");
-  app.add_option("--save-tensor", o.save_tensor, "safetensors file to write: samples [N, C, H, W], not clamped");
-  app.add_option("--trajectory", o.trajectory, "folder to write: a grid a step and trajectory.safetensors");
+  app.add_option("--save-tensor", o.save_tensor,
+                 "safetensors file to write: samples [N, C, H, W], not clamped");
+  app.add_option("--trajectory", o.trajectory,
+                 "folder to write: a grid a step and trajectory.safetensors");
   app.add_option("--config", o.config, "JSON model configuration, for a checkpoint without one");
   app.add_flag("--info", info, "print what the checkpoint holds; sample nothing");
   app.add_option("--device", o.device, "auto, cpu, cuda or cuda:N");
-  app.add_option("--dtype", o.dtype, "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
+  app.add_option("--dtype", o.dtype,
+                 "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
   app.add_option("--threads", o.threads, "CPU threads; 0: one a core");
   app.add_option("--batch", o.batch, "images at a time");
 

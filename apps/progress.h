@@ -12,7 +12,8 @@ std::string clock_text(double seconds);
 
 class Progress {
  public:
-  // `total` units of work (steps, images) in all, `done` of them before this run; `what` names the work.
+  // `total` units of work (steps, images) in all, `done` of them before this run; `what` names the
+  // work.
   Progress(std::string what, std::uint64_t total, std::uint64_t done = 0);
   ~Progress();
 
@@ -21,7 +22,7 @@ class Progress {
   // A line that stays: above the bar on a terminal.
   void line(const std::string& text);
   bool terminal() const { return terminal_; }
-  double seconds() const;       // since the start
+  double seconds() const;  // since the start
   std::string time_left(std::uint64_t done) const;
 
  private:

@@ -15,13 +15,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kWritten[] = {"config.json", "env.json", "log.jsonl", "metrics.csv", "summary.json", "ckpt", "samples"};
+constexpr const char* kWritten[] = {"config.json",  "env.json", "log.jsonl", "metrics.csv",
+                                    "summary.json", "ckpt",     "samples"};
 constexpr std::int64_t kPointerLimit = 4096, kJsonLimit = 1 << 20;
 constexpr std::int64_t kLogLimit = std::int64_t{1} << 32;  // bytes of a log that is trimmed
 
 std::string step_name(std::uint64_t step, const char* extension) {
   char name[64];
-  std::snprintf(name, sizeof name, "step-%08llu%s", static_cast<unsigned long long>(step), extension);
+  std::snprintf(name, sizeof name, "step-%08llu%s", static_cast<unsigned long long>(step),
+                extension);
   return name;
 }
 
@@ -45,7 +47,8 @@ std::vector<fs::path> checkpoints_in(const fs::path& folder) {
 void append_line(const fs::path& path, const std::string& line) {
   std::ofstream out(path, std::ios::app | std::ios::binary);
   out << line << '\n' << std::flush;
-  if (!out) fail(Fault::runtime, "[run] ", path.string(), " could not be written; is the disk full?");
+  if (!out)
+    fail(Fault::runtime, "[run] ", path.string(), " could not be written; is the disk full?");
 }
 
 void keep_lines(const fs::path& path, const std::function<bool(const std::string&)>& keep) {
@@ -59,22 +62,37 @@ void keep_lines(const fs::path& path, const std::function<bool(const std::string
 
 }  // namespace
 
-void RunFolder::open(Open how) {
+void RunFolder::check(Open how) const {
+  std::error_code ignored;
+  if (!fs::exists(root_, ignored)) return;
+  FM_CHECK(fs::is_directory(root_, ignored), "[run] ", root_.string(),
+           " must be a folder, got a file");
+  FM_CHECK(how != Open::fresh || fs::is_empty(root_, ignored), "[run] ", root_.string(),
+           " is not empty; add --resume latest to go on, --overwrite to start anew, or choose "
+           "another --out");
+}
+
+void RunFolder::open(Open how) const {
+  check(how);
   std::error_code error;
-  const bool empty = !fs::exists(root_) || (fs::is_directory(root_) && fs::is_empty(root_, error));
-  FM_CHECK(how != Open::fresh || empty, "[run] ", root_.string(),
-           " is not empty; add --resume latest to go on, --overwrite to start anew, or choose another --out");
   if (how == Open::overwrite)
     for (const char* name : kWritten) fs::remove_all(root_ / name, error);
   for (const char* name : {"ckpt", "samples"}) {
     fs::create_directories(root_ / name, error);
-    if (error) fail(Fault::runtime, "[run] ", (root_ / name).string(), " could not be made: ", error.message());
+    if (error)
+      fail(Fault::runtime, "[run] ", (root_ / name).string(),
+           " could not be made: ", error.message());
   }
-  for (const fs::path& folder : {root_, root_ / "ckpt", root_ / "samples"}) remove_stale_temporaries(folder);
+  for (const fs::path& folder : {root_, root_ / "ckpt", root_ / "samples"})
+    remove_stale_temporaries(folder);
 }
 
-fs::path RunFolder::checkpoint_path(std::uint64_t step) const { return root_ / "ckpt" / step_name(step, ".safetensors"); }
-fs::path RunFolder::sample_path(std::uint64_t step) const { return root_ / "samples" / step_name(step, ".png"); }
+fs::path RunFolder::checkpoint_path(std::uint64_t step) const {
+  return root_ / "ckpt" / step_name(step, ".safetensors");
+}
+fs::path RunFolder::sample_path(std::uint64_t step) const {
+  return root_ / "samples" / step_name(step, ".png");
+}
 
 std::optional<fs::path> RunFolder::latest_checkpoint() const {
   const fs::path folder = root_ / "ckpt", pointer = folder / "latest";
@@ -94,9 +112,10 @@ void RunFolder::checkpoint_written(std::uint64_t step, std::int64_t keep) const 
   write_file(root_ / "ckpt" / "latest", written.filename().string() + "\n");
   if (keep <= 0) return;
   auto all = checkpoints_in(root_ / "ckpt");
-  std::erase(all, written);
+  std::erase_if(all, [&](const fs::path& path) { return path >= written; });
   std::error_code error;
-  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) <= all.size(); ++i) fs::remove(all[i], error);
+  for (std::size_t i = 0; i + static_cast<std::size_t>(keep) <= all.size(); ++i)
+    fs::remove(all[i], error);
 }
 
 void RunFolder::write_json(const std::string& name, const Json& json) const {
@@ -110,7 +129,9 @@ std::optional<Json> RunFolder::read_json(const std::string& name) const {
   return json;
 }
 
-void RunFolder::append_log(const Json& row) const { append_line(root_ / "log.jsonl", row.dump()); }
+void RunFolder::append_log(const Json& row) const {
+  append_line(root_ / "log.jsonl", row.dump());
+}
 
 void RunFolder::append_metrics(const std::string& header, const std::string& row) const {
   const fs::path path = root_ / "metrics.csv";
@@ -120,7 +141,8 @@ void RunFolder::append_metrics(const std::string& header, const std::string& row
 
 void RunFolder::trim(std::uint64_t step, std::uint64_t epoch) const {
   keep_lines(root_ / "log.jsonl", [&](const std::string& line) {
-    const Json row = Json::parse(line, nullptr, false);  // a line cut short by a crash is dropped, too
+    const Json row =
+        Json::parse(line, nullptr, false);  // a line cut short by a crash is dropped, too
     return row.is_object() && row.contains("step") && row["step"].is_number_unsigned() &&
            row["step"].get<std::uint64_t>() <= step;
   });
@@ -129,14 +151,22 @@ void RunFolder::trim(std::uint64_t step, std::uint64_t epoch) const {
     if (std::exchange(header, false)) return true;
     std::uint64_t number = 0;
     const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), number);
-    return error == std::errc() && end != line.data() + line.size() && *end == ',' && number <= epoch;
+    return error == std::errc() && end != line.data() + line.size() && *end == ',' &&
+           number <= epoch;
   });
 }
 
 fs::path resolve_checkpoint(const fs::path& path) {
   if (!fs::is_directory(path)) return path;
   if (const auto latest = RunFolder(path).latest_checkpoint()) return *latest;
-  fail(Fault::data, "[checkpoint] ", path.string(), " holds no checkpoint (looked in ", (path / "ckpt").string(), ")");
+  fail(Fault::data, "[checkpoint] ", path.string(), " holds no checkpoint (looked in ",
+       (path / "ckpt").string(), ")");
+}
+
+fs::path run_of(const fs::path& checkpoint) {
+  const fs::path folder = checkpoint.parent_path();
+  if (folder.filename() != "ckpt") return {};
+  return folder.has_parent_path() ? folder.parent_path() : fs::path(".");
 }
 
 }  // namespace fm

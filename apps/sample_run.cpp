@@ -1,6 +1,7 @@
 #include "apps/sample_run.h"
 
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <iomanip>
 #include <iostream>
@@ -32,36 +33,42 @@ std::optional<Json> given_config(const std::string& path) {
   return json.contains("model") ? json["model"] : json;
 }
 
-Weights chosen_weights(const std::string& asked, const SafetensorsFile& file, const ParamStore& params) {
-  FM_CHECK(asked == "auto" || asked == "raw" || asked == "ema", "[sample] weights must be raw, ema or auto, got ", asked);
+Weights chosen_weights(const std::string& asked, const SafetensorsFile& file,
+                       const ParamStore& params) {
+  FM_CHECK(asked == "auto" || asked == "raw" || asked == "ema",
+           "[sample] weights must be raw, ema or auto, got ", asked);
   if (asked == "auto") return has_weights(file, params, Weights::ema) ? Weights::ema : Weights::raw;
   return asked == "ema" ? Weights::ema : Weights::raw;
 }
 
 // Noise of the file's `noise` tensor; its number of images is how many are drawn.
-std::vector<float> read_noise(const std::string& path, const ModelConfig& config, std::int64_t& count) {
+std::vector<float> read_noise(const std::string& path, const ModelConfig& config,
+                              std::int64_t& count) {
   const SafetensorsFile file(path);
   const std::vector<std::int64_t> shape = file.at("noise").shape;
-  if (shape.size() != 4 || shape[0] < 1 || shape[1] != config.channels || shape[2] != config.image ||
-      shape[3] != config.image)
-    fail(Fault::data, "[sample] noise must be [N, ", config.channels, ", ", config.image, ", ", config.image, "], got ",
-         shape_text(shape), " (", path, ")");
+  if (shape.size() != 4 || shape[0] < 1 || shape[1] != config.channels ||
+      shape[2] != config.image || shape[3] != config.image)
+    fail(Fault::data, "[sample] noise must be [N, ", config.channels, ", ", config.image, ", ",
+         config.image, "], got ", shape_text(shape), " (", path, ")");
   count = shape[0];
   return file.read_floats<float>("noise");
 }
 
 std::vector<std::int32_t> labels_of(const std::string& label, int classes, std::int64_t count) {
   if (label.empty()) return {};
-  FM_CHECK(classes > 0, "[sample] the checkpoint has no classes, so --label ", label, " means nothing to it");
+  FM_CHECK(classes > 0, "[sample] the checkpoint has no classes, so --label ", label,
+           " means nothing to it");
   std::vector<std::int32_t> labels(static_cast<std::size_t>(count));
   if (label == "all") {
-    for (std::size_t i = 0; i < labels.size(); ++i) labels[i] = static_cast<std::int32_t>(i) % classes;
+    for (std::size_t i = 0; i < labels.size(); ++i)
+      labels[i] = static_cast<std::int32_t>(i) % classes;
     return labels;
   }
   int value = -1;
   const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), value);
-  FM_CHECK(error == std::errc() && end == label.data() + label.size() && value >= 0 && value < classes,
-           "[sample] label must be all or 0 to ", classes - 1, ", got ", label);
+  FM_CHECK(
+      error == std::errc() && end == label.data() + label.size() && value >= 0 && value < classes,
+      "[sample] label must be all or 0 to ", classes - 1, ", got ", label);
   std::fill(labels.begin(), labels.end(), value);
   return labels;
 }
@@ -69,16 +76,25 @@ std::vector<std::int32_t> labels_of(const std::string& label, int classes, std::
 // The pictures of one sampling run.
 class Pictures {
  public:
-  Pictures(const ModelConfig& config, std::int64_t count, const SampleOptions& options, const std::string& trained_steps)
-      : config_(config), count_(count), per_row_(options.label == "all" ? config.classes : 8),
+  Pictures(const ModelConfig& config, std::int64_t count, const SampleOptions& options,
+           const std::string& trained_steps)
+      : config_(config),
+        count_(count),
+        per_row_(options.label == "all" ? config.classes : 8),
         text_({{"seed", options.noise.empty() ? concat(options.seed) : options.noise},
                {"step", trained_steps},
                {"solver", options.solver},
                {"steps", concat(options.steps)}}) {}
 
   void write(const fs::path& path, const float* images) const {
-    write_png(path, image_grid({.count = count_, .channels = config_.channels, .height = config_.image,
-                                .width = config_.image, .images = images, .per_row = per_row_}), text_);
+    write_png(path,
+              image_grid({.count = count_,
+                          .channels = config_.channels,
+                          .height = config_.image,
+                          .width = config_.image,
+                          .images = images,
+                          .per_row = per_row_}),
+              text_);
   }
 
  private:
@@ -98,9 +114,11 @@ void run_sampling(const SampleOptions& o) {
   const Queue queue = make_queue(o.device, o.threads);
   const DType compute = make_dtype(o.dtype, queue);
   const Solver solver = solver_named(o.solver);
-  FM_CHECK(o.count > 0 && o.count <= kMaxImages, "[sample] n must be 1 to ", kMaxImages, ", got ", o.count);
+  FM_CHECK(o.count > 0 && o.count <= kMaxImages, "[sample] n must be 1 to ", kMaxImages, ", got ",
+           o.count);
   FM_CHECK(o.steps > 0 && o.steps <= 100'000, "[sample] steps must be 1 to 100000, got ", o.steps);
   FM_CHECK(o.batch > 0, "[sample] batch must be positive, got ", o.batch);
+  FM_CHECK(std::isfinite(o.cfg_scale), "[sample] cfg_scale must be a number, got ", o.cfg_scale);
 
   const SafetensorsFile file(resolve_checkpoint(o.checkpoint));
   FlowModel model(checkpoint_config(file, given_config(o.config)));
@@ -123,24 +141,30 @@ void run_sampling(const SampleOptions& o) {
   request.batch = o.batch;
   request.wants_states = !o.trajectory.empty();
   std::fprintf(stderr, "%s, %s weights, %s on %s, %lld images, %d %s steps\n", file.path().c_str(),
-               weights == Weights::ema ? "ema" : "raw", name_of(compute), device_name(queue).c_str(),
-               static_cast<long long>(request.count), o.steps, o.solver.c_str());
+               weights == Weights::ema ? "ema" : "raw", name_of(compute),
+               device_name(queue).c_str(), static_cast<long long>(request.count), o.steps,
+               o.solver.c_str());
 
   const std::int64_t pixels = std::int64_t{config.channels} * config.image * config.image;
   const std::size_t state = static_cast<std::size_t>(request.count * pixels);
-  std::vector<float> trajectory(request.wants_states ? state * static_cast<std::size_t>(o.steps + 1) : 0);
+  std::vector<float> trajectory(request.wants_states ? state * static_cast<std::size_t>(o.steps + 1)
+                                                     : 0);
   Progress progress("sampling", static_cast<std::uint64_t>(request.count * o.steps));
-  request.on_step = [&](std::int64_t first, std::int64_t images, int step, const std::vector<float>& states) {
+  request.on_step = [&](std::int64_t first, std::int64_t images, int step,
+                        const std::vector<float>& states) {
     throw_if_interrupted();
     if (request.wants_states)
       std::copy(states.begin(), states.end(),
-                trajectory.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(step) * state) + first * pixels);
+                trajectory.begin() +
+                    static_cast<std::ptrdiff_t>(static_cast<std::size_t>(step) * state) +
+                    first * pixels);
     progress.update(static_cast<std::uint64_t>(first * o.steps + images * step), "");
   };
   const std::vector<float> samples = sample(queue, compute, model, request);
 
   const Pictures pictures(config, request.count, o, trained_steps(file));
-  const std::vector<std::int64_t> shape = {request.count, config.channels, config.image, config.image};
+  const std::vector<std::int64_t> shape = {request.count, config.channels, config.image,
+                                           config.image};
   if (!o.out.empty()) {
     pictures.write(o.out, samples.data());
     std::cout << o.out << "\n";
@@ -155,11 +179,14 @@ void run_sampling(const SampleOptions& o) {
     for (int step = 0; step <= o.steps; ++step) {
       char name[32];
       std::snprintf(name, sizeof name, "step-%04d.png", step);
-      pictures.write(fs::path(o.trajectory) / name, trajectory.data() + static_cast<std::size_t>(step) * state);
+      pictures.write(fs::path(o.trajectory) / name,
+                     trajectory.data() + static_cast<std::size_t>(step) * state);
     }
     const fs::path all = fs::path(o.trajectory) / "trajectory.safetensors";
-    write_safetensors(all, {{"trajectory", DType::f32,
-                             {o.steps + 1, shape[0], shape[1], shape[2], shape[3]}, trajectory.data()}});
+    write_safetensors(all, {{"trajectory",
+                             DType::f32,
+                             {o.steps + 1, shape[0], shape[1], shape[2], shape[3]},
+                             trajectory.data()}});
     std::cout << all.string() << "\n";
   }
 }
@@ -167,16 +194,18 @@ void run_sampling(const SampleOptions& o) {
 void print_checkpoint_info(const SampleOptions& o) {
   const SafetensorsFile file(resolve_checkpoint(o.checkpoint));
   const FlowModel model(checkpoint_config(file, given_config(o.config)));
-  std::cout << file.path().string() << "\nbackbone    " << backbone_name(model.config().blocks) << "\nparameters  "
-            << model.params().count() << "\nstep        " << trained_steps(file) << "\nweights     "
-            << (has_weights(file, model.params(), Weights::raw) ? "raw" : "")
+  std::cout << file.path().string() << "\nbackbone    " << backbone_name(model.config().blocks)
+            << "\nparameters  " << model.params().count() << "\nstep        " << trained_steps(file)
+            << "\nweights     " << (has_weights(file, model.params(), Weights::raw) ? "raw" : "")
             << (has_weights(file, model.params(), Weights::ema) ? " ema" : "") << "\nconfig      "
             << to_json(model.config()).dump() << "\n";
   for (const auto& [key, value] : file.metadata())
-    if (key != "config") std::cout << std::left << std::setw(12) << key << value << "\n";
+    if (key != "config" && key != "step")
+      std::cout << std::left << std::setw(12) << key << value << "\n";
   std::cout << "tensors     " << file.tensors().size() << "\n";
   for (const StoredTensor& tensor : file.tensors())
-    std::cout << "  " << std::setw(48) << tensor.name << tensor.dtype << " " << shape_text(tensor.shape) << "\n";
+    std::cout << "  " << std::setw(48) << tensor.name << tensor.dtype << " "
+              << shape_text(tensor.shape) << "\n";
 }
 
 }  // namespace fm

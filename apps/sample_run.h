@@ -18,7 +18,8 @@ struct SampleOptions {
   int threads = 0, batch = 256;
 };
 
-// Writes what the options ask for and prints the paths on stdout. Throws Error; Interrupted on a signal.
+// Writes what the options ask for and prints the paths on stdout. Throws Error; Interrupted on a
+// signal.
 void run_sampling(const SampleOptions& options);
 
 // Configuration, parameters, training state and tensors, on stdout.

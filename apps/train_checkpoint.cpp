@@ -20,7 +20,8 @@ std::string exact(double value) {
 const std::string& entry(const SafetensorsFile& file, const std::string& key) {
   const auto found = file.metadata().find(key);
   if (found == file.metadata().end())
-    fail(Fault::data, "[checkpoint] ", file.path().string(), " cannot be resumed from: its metadata has no ", key);
+    fail(Fault::data, "[checkpoint] ", file.path().string(),
+         " cannot be resumed from: its metadata has no ", key);
   return found->second;
 }
 
@@ -30,24 +31,27 @@ N number(const SafetensorsFile& file, const std::string& key) {
   N value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size())
-    fail(Fault::data, "[checkpoint] ", key, " must be a number, got ", text, " (", file.path().string(), ")");
+    fail(Fault::data, "[checkpoint] ", key, " must be a number, got ", text, " (",
+         file.path().string(), ")");
   return value;
 }
 
 Json json_entry(const SafetensorsFile& file, const std::string& key) {
   const Json json = Json::parse(entry(file, key), nullptr, false);
-  if (json.is_discarded()) fail(Fault::data, "[checkpoint] ", key, " is not JSON (", file.path().string(), ")");
+  if (json.is_discarded())
+    fail(Fault::data, "[checkpoint] ", key, " is not JSON (", file.path().string(), ")");
   return json;
 }
 
 void check_same(const std::string& what, const std::string& now, const std::string& then) {
-  FM_CHECK(now == then, "[resume] ", what, " must be the checkpoint's, got ", now, ", the checkpoint has ", then,
-           "; start a new run with another --out");
+  FM_CHECK(now == then, "[resume] ", what, " must be the checkpoint's, got ", now,
+           ", the checkpoint has ", then, "; start a new run with another --out");
 }
 
 }  // namespace
 
-void write_training_checkpoint(const std::filesystem::path& path, Trainer& trainer, const RunConfig& config) {
+void write_training_checkpoint(const std::filesystem::path& path, Trainer& trainer,
+                               const RunConfig& config) {
   const StepState state = trainer.optimizer().read_state();
   const auto per_epoch = static_cast<std::uint64_t>(trainer.steps_per_epoch());
   Metadata metadata = {
@@ -82,10 +86,13 @@ RunConfig training_config(const SafetensorsFile& file) {
 void resume_from(const SafetensorsFile& file, Trainer& trainer, const DataSet& data) {
   const RunConfig then = training_config(file);
   check_same("the model", to_json(trainer.model().config()).dump(), to_json(then.model).dump());
-  check_same("the data set", data.name + " " + data.fingerprint, then.data.name + " " + then.data.fingerprint);
+  check_same("the data set", data.fingerprint, then.data.fingerprint);  // wherever it lies by now
   check_same("the seed", concat(trainer.settings().seed), entry(file, "seed"));
   check_same("the batch", concat(trainer.settings().batch), concat(then.train.batch));
   check_same("the dtype", name_of(trainer.settings().compute), entry(file, "dtype"));
+  const auto average = [](double decay) { return decay > 0 ? "one" : "none"; };
+  check_same("the average of the weights (--ema-decay)",
+             average(trainer.settings().optimizer.ema_decay), average(then.train.ema_decay));
   read_training_state(file, trainer.model().params());
   StepState state;
   state.step = number<std::uint64_t>(file, "step");

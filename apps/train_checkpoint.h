@@ -9,13 +9,15 @@
 
 namespace fm {
 
-void write_training_checkpoint(const std::filesystem::path& path, Trainer& trainer, const RunConfig& config);
+void write_training_checkpoint(const std::filesystem::path& path, Trainer& trainer,
+                               const RunConfig& config);
 
 // The run configuration a checkpoint was written with.
 RunConfig training_config(const SafetensorsFile& file);
 
-// Continues a trainer where the file left off, bit for bit on the same device. Throws Fault::usage where the model, the
-// data set, the seed, the batch or the dtype is another; Fault::data where the file lacks what a resume needs.
+// Continues a trainer where the file left off, bit for bit on the same device. Throws Fault::usage
+// where the model, the data set, the seed, the batch or the dtype is another; Fault::data where the
+// file lacks what a resume needs.
 void resume_from(const SafetensorsFile& file, Trainer& trainer, const DataSet& data);
 
 }  // namespace fm

@@ -35,17 +35,23 @@ void validate(const TrainConfig& c) {
   require(c.batch > 0 && c.batch <= 65536, "batch", "1 to 65536", c.batch);
   require(c.lr > 0 && c.lr < 1, "lr", "above 0 and below 1", c.lr);
   require(c.weight_decay >= 0 && c.weight_decay < 10, "weight_decay", "0 to 10", c.weight_decay);
-  FM_CHECK(c.betas.size() == 2, "[train] betas must be two numbers, as in 0.9,0.999, got ", c.betas.size());
-  for (const double beta : c.betas) require(beta >= 0 && beta < 1, "betas", "0 or more and below 1", beta);
-  require(c.grad_clip >= 0, "grad_clip", "0 (no clipping) or more", c.grad_clip);
+  FM_CHECK(c.betas.size() == 2, "[train] betas must be two numbers, as in 0.9,0.999, got ",
+           c.betas.size());
+  for (const double beta : c.betas)
+    require(beta >= 0 && beta < 1, "betas", "0 or more and below 1", beta);
+  require(c.grad_clip >= 0 && c.grad_clip <= 1e30, "grad_clip", "0 (no clipping) to 1e30",
+          c.grad_clip);
   require(c.warmup_steps >= 0, "warmup_steps", "0 or more", c.warmup_steps);
-  require(c.ema_decay >= 0 && c.ema_decay < 1, "ema_decay", "0 (no average) or more and below 1", c.ema_decay);
+  require(c.ema_decay >= 0 && c.ema_decay < 1, "ema_decay", "0 (no average) or more and below 1",
+          c.ema_decay);
   FM_CHECK(c.t_sampling == "uniform" || c.t_sampling == "logit-normal",
            "[train] t_sampling must be uniform or logit-normal, got ", c.t_sampling);
-  require(c.class_drop_prob >= 0 && c.class_drop_prob <= 1, "class_drop_prob", "0 to 1", c.class_drop_prob);
+  require(c.class_drop_prob >= 0 && c.class_drop_prob <= 1, "class_drop_prob", "0 to 1",
+          c.class_drop_prob);
   require(c.log_every > 0, "log_every", "1 or more", c.log_every);
   require(c.ckpt_every >= 0, "ckpt_every", "0 (every epoch) or more", c.ckpt_every);
-  require(c.sample_every >= -1, "sample_every", "-1 (never), 0 (every epoch) or more", c.sample_every);
+  require(c.sample_every >= -1, "sample_every", "-1 (never), 0 (every epoch) or more",
+          c.sample_every);
   require(c.keep_last >= 0, "keep_last", "0 (all) or more", c.keep_last);
 }
 
@@ -63,7 +69,8 @@ RunConfig preset(const std::string& name, const std::string& backbone) {
 }
 
 void apply_config_json(const Json& json, const std::string& where, RunConfig& config) {
-  if (!json.is_object()) fail(Fault::data, "[config] ", where, " must be a JSON object, got ", json.type_name());
+  if (!json.is_object())
+    fail(Fault::data, "[config] ", where, " must be a JSON object, got ", json.type_name());
   bool sections = false;
   for (const char* name : {"model", "train", "data"}) sections |= json.contains(name);
   if (!sections) {
@@ -74,7 +81,9 @@ void apply_config_json(const Json& json, const std::string& where, RunConfig& co
     if (item.key() == "model") from_json(config.model, item.value(), where);
     else if (item.key() == "train") from_json(config.train, item.value(), where);
     else if (item.key() == "data") from_json(config.data, item.value(), where);
-    else fail(Fault::data, "[config] there are model, train and data, got ", item.key(), " (", where, ")");
+    else
+      fail(Fault::data, "[config] there are model, train and data, got ", item.key(), " (", where,
+           ")");
   }
 }
 
@@ -98,7 +107,8 @@ TrainerSettings trainer_settings(const TrainConfig& c, DType compute, bool graph
   settings.batch = c.batch;
   settings.compute = compute;
   settings.seed = c.seed;
-  settings.time_sampling = c.t_sampling == "uniform" ? TimeSampling::uniform : TimeSampling::logit_normal;
+  settings.time_sampling =
+      c.t_sampling == "uniform" ? TimeSampling::uniform : TimeSampling::logit_normal;
   settings.label_drop = static_cast<float>(c.class_drop_prob);
   settings.graph = graph;
   settings.optimizer.lr = static_cast<float>(c.lr);

@@ -42,13 +42,15 @@ struct TrainConfig {
     visit("grad_clip", self.grad_clip, "largest global gradient norm; 0: no clipping");
     visit("warmup_steps", self.warmup_steps, "steps over which the learning rate rises from 0");
     visit("ema_decay", self.ema_decay, "decay of the weights' average, warmed up; 0: no average");
-    visit("dtype", self.dtype, "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
+    visit("dtype", self.dtype,
+          "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
     visit("seed", self.seed, "of weights, data order, noise and times");
     visit("t_sampling", self.t_sampling, "distribution of t: uniform or logit-normal");
     visit("class_drop_prob", self.class_drop_prob, "probability of the null label, with --classes");
     visit("log_every", self.log_every, "steps between log rows");
     visit("ckpt_every", self.ckpt_every, "steps between checkpoints; 0: every epoch");
-    visit("sample_every", self.sample_every, "steps between sample grids; 0: every epoch, -1: none");
+    visit("sample_every", self.sample_every,
+          "steps between sample grids; 0: every epoch, -1: none");
     visit("keep_last", self.keep_last, "checkpoints kept; 0: all");
   }
 };
@@ -72,18 +74,21 @@ struct DataConfig {
   }
 };
 
-// A whole configuration: what the tools resolve and write to config.json as {"model", "train", "data"}.
+// A whole configuration: what the tools resolve and write to config.json as {"model", "train",
+// "data"}.
 struct RunConfig {
   ModelConfig model;
   TrainConfig train;
   DataConfig data;
 };
 
-// "paper": the study's model and schedule, which are the defaults. "tiny": minutes on two CPU cores. Throws Fault::usage
-// for another name. `backbone` chooses the blocks, with the preset's depth.
+// "paper": the study's model and schedule, which are the defaults. "tiny": minutes on two CPU
+// cores. Throws Fault::usage for another name. `backbone` chooses the blocks, with the preset's
+// depth.
 RunConfig preset(const std::string& name, const std::string& backbone);
 
-// Lays a JSON file over `config`: an object with any of "model", "train", "data", or a bare model configuration.
+// Lays a JSON file over `config`: an object with any of "model", "train", "data", or a bare model
+// configuration.
 void read_config_file(const std::filesystem::path& path, RunConfig& config);
 Json config_json(const RunConfig& config);
 void apply_config_json(const Json& json, const std::string& where, RunConfig& config);

@@ -4,8 +4,11 @@
 #include <cmath>
 #include <cstdio>
 #include <iostream>
+#include <limits>
+#include <optional>
 
 #include "apps/data_source.h"
+#include "apps/divergence.h"
 #include "apps/environment.h"
 #include "apps/program.h"
 #include "apps/progress.h"
@@ -16,7 +19,6 @@
 namespace fm {
 namespace {
 
-constexpr int kSkippedInRowLimit = 50;
 constexpr std::uint64_t kSampleSeed = 0;  // every grid of every run starts from the same noise
 
 std::string fixed(double value, int digits) {
@@ -33,7 +35,13 @@ double quantile(std::vector<double> values, double q) {
 
 std::uint64_t total_steps(const TrainConfig& config, std::int64_t steps_per_epoch) {
   const std::uint64_t by_epochs = static_cast<std::uint64_t>(config.epochs * steps_per_epoch);
-  return config.max_steps > 0 ? std::min(by_epochs, static_cast<std::uint64_t>(config.max_steps)) : by_epochs;
+  return config.max_steps > 0 ? std::min(by_epochs, static_cast<std::uint64_t>(config.max_steps))
+                              : by_epochs;
+}
+
+RunFolder::Open how_to_open(const TrainRequest& request) {
+  if (request.overwrite) return RunFolder::Open::overwrite;
+  return request.resume.empty() ? RunFolder::Open::fresh : RunFolder::Open::resume;
 }
 
 class Run {
@@ -42,147 +50,174 @@ class Run {
       : config_(request.config),
         folder_(request.out),
         data_(data),
-        trainer_(queue, config_.model, trainer_settings(config_.train, compute, request.graph), data),
+        trainer_(queue, config_.model, trainer_settings(config_.train, compute, request.graph),
+                 data),
         total_(total_steps(config_.train, trainer_.steps_per_epoch())) {}
 
   void start(const TrainRequest& request) {
-    using Open = RunFolder::Open;
-    folder_.open(request.overwrite ? Open::overwrite : request.resume.empty() ? Open::fresh : Open::resume);
-    if (!request.resume.empty()) resume(request);
+    folder_.open(how_to_open(request));
+    if (!request.checkpoint.empty()) {
+      resume(request.checkpoint);
+    } else if (!request.resume.empty()) {
+      folder_.trim(0, 0);  // what a run logged that ended before its first checkpoint
+      std::fprintf(stderr, "no checkpoint in %s: starting at step 0\n", folder_.root().c_str());
+    }
     folder_.write_json("config.json", config_json(config_));
     folder_.write_json("env.json", environment_json(trainer_.queue()));
+    first_ = looked_ = logged_ = trainer_.steps();
   }
 
   int loop() {
-    const std::uint64_t epoch_steps = static_cast<std::uint64_t>(trainer_.steps_per_epoch());
-    Progress progress("training", total_, trainer_.steps());
-    logged_ = trainer_.steps();
-    while (trainer_.steps() < total_ && !caught_signal()) {
-      trainer_.step();
-      const std::uint64_t step = trainer_.steps();
-      const bool epoch_end = step % epoch_steps == 0, last = step == total_;
-      const auto due = [&](std::int64_t every) {
-        return every > 0 ? step % static_cast<std::uint64_t>(every) == 0 : every == 0 && epoch_end;
-      };
-      if (due(config_.train.log_every) || epoch_end || last) log(progress, epoch_end || last);
-      const bool save_now = due(config_.train.ckpt_every) || last, sample_now = due(config_.train.sample_every) ||
-                                                                   (last && config_.train.sample_every >= 0);
-      if (save_now || sample_now) log(progress, false);  // nothing is saved that was not looked at
-      if (save_now) save();
-      if (sample_now) draw();
-      if (save_now || sample_now) trainer_.pause();
-    }
-    log(progress, false);
-    summarise(progress.seconds());
-    if (trainer_.steps() >= total_) {
-      progress.line(concat("done: ", folder_.root().string(), ", step ", trainer_.steps(), ", ",
-                           clock_text(progress.seconds())));
+    if (first_ >= total_) {
+      std::fprintf(stderr, "nothing to do: step %llu of %llu is done\n",
+                   static_cast<unsigned long long>(first_),
+                   static_cast<unsigned long long>(total_));
       return 0;
     }
-    save();
-    progress.line(concat("stopped by a signal at step ", trainer_.steps(), ", saved; go on with --out ",
-                         folder_.root().string(), " --resume latest"));
-    return signal_exit_code(caught_signal());
+    Progress progress("training", total_, first_);
+    while (trainer_.steps() < total_ && !caught_signal()) {
+      trainer_.step();
+      after_step(progress);
+    }
+    log(progress);
+    summarise(progress.seconds());
+    save();  // after the summary: a run whose last checkpoint is there is complete
+    const bool done = trainer_.steps() >= total_;
+    progress.line(done ? concat("done: ", folder_.root().string(), ", step ", trainer_.steps(),
+                                ", ", clock_text(progress.seconds()))
+                       : concat("stopped by a signal at step ", trainer_.steps(),
+                                ", saved; go on with --out ", folder_.root().string(),
+                                " --resume latest"));
+    if (!done) return signal_exit_code(caught_signal());
+    std::cout << "loss " << fixed(epoch_loss_, 4) << "  half_loss " << fixed(epoch_loss_ / 2, 4)
+              << "  " << (folder_.root() / "summary.json").string() << "\n";
+    return 0;
   }
 
  private:
-  void resume(const TrainRequest& request) {
-    std::filesystem::path path = request.resume;
-    if (request.resume == "latest") {
-      const auto latest = folder_.latest_checkpoint();
-      if (!latest) {
-        std::fprintf(stderr, "no checkpoint in %s: starting at step 0\n", folder_.root().c_str());
-        return;
-      }
-      path = *latest;
-    }
-    path = resolve_checkpoint(path);
-    resume_from(SafetensorsFile(path), trainer_, data_);
-    const std::uint64_t step = trainer_.steps();
-    folder_.trim(step, step / static_cast<std::uint64_t>(trainer_.steps_per_epoch()));
-    std::fprintf(stderr, "resuming from %s at step %llu\n", path.c_str(), static_cast<unsigned long long>(step));
+  std::uint64_t steps_per_epoch() const {
+    return static_cast<std::uint64_t>(trainer_.steps_per_epoch());
   }
 
-  // Looks at every step since the last look; writes a row for the newest, and the epoch's at its end.
-  void log(Progress& progress, bool epoch_row) {
+  void resume(const std::filesystem::path& checkpoint) {
+    resume_from(SafetensorsFile(checkpoint), trainer_, data_);
     const std::uint64_t step = trainer_.steps();
-    if (logged_ < step) {
-      for (const StepRecord& record : trainer_.records(logged_, step)) check(record);
-      logged_ = step;
-      const StepRecord record = trainer_.records(step - 1, step).back();
-      const double ms = quantile(trainer_.step_times_ms(), 0.5);
-      const double rate = ms > 0 ? 1e3 * trainer_.settings().batch / ms : 0;
-      Json row;
-      row["step"] = step;
-      row["epoch"] = (step - 1) / static_cast<std::uint64_t>(trainer_.steps_per_epoch()) + 1;
-      row["loss"] = record.loss;
-      row["half_loss"] = record.loss / 2;
-      row["grad_norm"] = std::isfinite(record.grad_norm) ? Json(record.grad_norm) : Json(nullptr);
-      row["loss_scale"] = record.loss_scale;
-      row["lr"] = record.lr;
-      row["step_ms"] = ms;
-      row["images_per_s"] = rate;
-      folder_.append_log(row);
-      note_ = concat("loss ", fixed(record.loss, 4), "  ", fixed(ms, 2), " ms/step");
-      if (!progress.terminal()) progress.line(concat("step ", step, "/", total_, "  ", note_, "  left ", progress.time_left(step)));
-    }
+    std::fprintf(stderr, "resuming from %s at step %llu\n", checkpoint.c_str(),
+                 static_cast<unsigned long long>(step));
+    folder_.trim(step, step / steps_per_epoch());
+    // From here on this checkpoint is the folder's latest, wherever it came from.
+    std::error_code ignored;
+    if (std::filesystem::equivalent(checkpoint, folder_.checkpoint_path(step), ignored))
+      folder_.checkpoint_written(step, 0);
+    else save();
+  }
+
+  void after_step(Progress& progress) {
+    const std::uint64_t step = trainer_.steps();
+    const bool epoch_end = step % steps_per_epoch() == 0, last = step == total_;
+    const auto due = [&](std::int64_t every) {
+      return every > 0 ? step % static_cast<std::uint64_t>(every) == 0 : every == 0 && epoch_end;
+    };
+    const bool save_now = due(config_.train.ckpt_every) && !last;
+    const bool draw_now =
+        due(config_.train.sample_every) || (last && config_.train.sample_every >= 0);
+    if (step - looked_ >= kRecordRing) look();
+    // Nothing is saved that was not looked at.
+    if (due(config_.train.log_every) || epoch_end || save_now || draw_now) log(progress);
+    if (epoch_end) end_epoch(progress);
+    if (save_now) save();
+    if (draw_now) draw();
+    if (save_now || draw_now) trainer_.pause();
     progress.update(step, note_);
-    if (epoch_row) end_epoch(progress);
   }
 
-  void check(const StepRecord& record) {
-    const auto kept = folder_.latest_checkpoint();
-    const std::string advice = concat("; the last good checkpoint is ", kept ? kept->string() : "none",
-                                      "; try a lower --lr, --warmup-steps or --dtype bf16");
-    if (!std::isfinite(record.loss))
-      fail(Fault::not_finite, "[train] the loss of step ", record.step + 1, " is not finite", advice);
-    if (record.skipped_in_row >= kSkippedInRowLimit)
-      fail(Fault::not_finite, "[train] ", record.skipped_in_row, " steps in a row were skipped for gradients that are "
-           "not finite, the last of them step ", record.step + 1, advice);
-    if (record.loss_scale < kSmallestLossScale)
-      fail(Fault::not_finite, "[train] the loss scale fell to ", record.loss_scale, " at step ", record.step + 1, advice);
+  // Checks every step since the last look.
+  void look() {
+    for (const StepRecord& record : trainer_.records(looked_, trainer_.steps())) {
+      const std::string wrong = divergence(record);
+      if (wrong.empty()) continue;
+      const auto kept = folder_.latest_checkpoint();
+      fail(Fault::not_finite, "[train] ", wrong, "; the last good checkpoint is ",
+           kept ? kept->string() : "none", "; try a lower --lr, --warmup-steps or --dtype bf16");
+    }
+    looked_ = trainer_.steps();
   }
+
+  // Writes a row for the newest step.
+  void log(Progress& progress) {
+    look();
+    const std::uint64_t step = trainer_.steps();
+    if (logged_ == step) return;
+    logged_ = step;
+    const StepRecord record = trainer_.records(step - 1, step).back();
+    epoch_loss_ = record.epoch_loss_sum / static_cast<double>((step - 1) % steps_per_epoch() + 1);
+    step_ms_ = quantile(trainer_.step_times_ms(), 0.5);
+    const Json none;  // a time is there from the second step on
+    Json row;
+    row["step"] = step;
+    row["epoch"] = (step - 1) / steps_per_epoch() + 1;
+    row["loss"] = record.loss;
+    row["half_loss"] = record.loss / 2;
+    row["grad_norm"] = std::isfinite(record.grad_norm) ? Json(record.grad_norm) : none;
+    row["loss_scale"] = record.loss_scale;
+    row["lr"] = record.lr;
+    row["step_ms"] = step_ms_ > 0 ? Json(step_ms_) : none;
+    row["images_per_s"] = step_ms_ > 0 ? Json(images_per_s()) : none;
+    folder_.append_log(row);
+    note_ = concat("loss ", fixed(record.loss, 4), "  ", fixed(step_ms_, 2), " ms/step");
+    if (!progress.terminal())
+      progress.line(
+          concat("step ", step, "/", total_, "  ", note_, "  left ", progress.time_left(step)));
+  }
+
+  double images_per_s() const { return step_ms_ > 0 ? 1e3 * config_.train.batch / step_ms_ : 0; }
 
   void end_epoch(Progress& progress) {
-    const std::uint64_t step = trainer_.steps(), per_epoch = static_cast<std::uint64_t>(trainer_.steps_per_epoch());
-    const std::uint64_t steps = (step - 1) % per_epoch + 1, epoch = (step - 1) / per_epoch + 1;
-    epoch_loss_ = trainer_.records(step - 1, step).back().epoch_loss_sum / static_cast<double>(steps);
-    const double ms = quantile(trainer_.step_times_ms(), 0.5);
-    if (steps == per_epoch) {
-      folder_.append_metrics("epoch,step,loss,half_loss,step_ms,images_per_s,seconds",
-                             concat(epoch, ',', step, ',', fixed(epoch_loss_, 6), ',', fixed(epoch_loss_ / 2, 6), ',',
-                                    fixed(ms, 3), ',', fixed(ms > 0 ? 1e3 * trainer_.settings().batch / ms : 0, 1), ',',
-                                    fixed(progress.seconds(), 1)));
-      progress.line(concat("epoch ", epoch, "  loss ", fixed(epoch_loss_, 4), " (half ", fixed(epoch_loss_ / 2, 4),
-                           ")  ", fixed(ms, 2), " ms/step  ", clock_text(progress.seconds())));
-    }
+    const std::uint64_t step = trainer_.steps(), epoch = step / steps_per_epoch();
+    folder_.append_metrics("epoch,step,loss,half_loss,step_ms,images_per_s,seconds",
+                           concat(epoch, ',', step, ',', fixed(epoch_loss_, 6), ',',
+                                  fixed(epoch_loss_ / 2, 6), ',', fixed(step_ms_, 3), ',',
+                                  fixed(images_per_s(), 1), ',', fixed(progress.seconds(), 1)));
+    progress.line(concat("epoch ", epoch, "  loss ", fixed(epoch_loss_, 4), " (half ",
+                         fixed(epoch_loss_ / 2, 4), ")  ", fixed(step_ms_, 2), " ms/step  ",
+                         clock_text(progress.seconds())));
   }
 
   void save() {
     const std::uint64_t step = trainer_.steps();
+    if (saved_ == step) return;
+    saved_ = step;
     write_training_checkpoint(folder_.checkpoint_path(step), trainer_, config_);
     folder_.checkpoint_written(step, config_.train.keep_last);
   }
 
-  // A grid from the average of the weights where there is one, on fixed noise, so that grids of a run can be compared.
+  // A grid from the average of the weights where there is one, on fixed noise, so that grids of a
+  // run can be compared.
   void draw() {
     FlowModel model(config_.model);
     Context context(trainer_.queue(), trainer_.settings().compute);
     model.materialise(context, ParamStore::Use::inference);
     ParamStore& trained = trainer_.model().params();
-    model.params().write(model.params().master(), trained.read(trained.ema() ? trained.ema() : trained.master()));
+    model.params().write(model.params().master(),
+                         trained.read(trained.ema() ? trained.ema() : trained.master()));
     model.params().refresh_compute();
     SampleRequest request;
     request.count = kSampleCount;
     request.seed = kSampleSeed;
-    for (int i = 0; i < kSampleCount && config_.model.classes; ++i) request.labels.push_back(i % config_.model.classes);
+    for (int i = 0; i < kSampleCount && config_.model.classes; ++i)
+      request.labels.push_back(i % config_.model.classes);
     const std::vector<float> images = sample(trainer_.queue(), context.compute, model, request);
     const int side = config_.model.image;
     write_png(folder_.sample_path(trainer_.steps()),
-              image_grid({.count = kSampleCount, .channels = config_.model.channels, .height = side, .width = side,
+              image_grid({.count = kSampleCount,
+                          .channels = config_.model.channels,
+                          .height = side,
+                          .width = side,
                           .images = images.data()}),
-              {{"seed", concat(kSampleSeed)}, {"step", concat(trainer_.steps())},
-               {"solver", name_of(request.settings.solver)}, {"steps", concat(request.settings.steps)}});
+              {{"seed", concat(kSampleSeed)},
+               {"step", concat(trainer_.steps())},
+               {"solver", name_of(request.settings.solver)},
+               {"steps", concat(request.settings.steps)}});
   }
 
   void summarise(double wall_s) {
@@ -192,9 +227,12 @@ class Run {
     json["backbone"] = backbone_name(config_.model.blocks);
     json["params"] = trainer_.model().params().count();
     json["steps"] = trainer_.steps();
-    json["final_epoch_loss"] = epoch_loss_;
-    json["half_loss"] = epoch_loss_ / 2;
-    json["step_ms"] = {{"median", quantile(times, 0.5)}, {"p90", quantile(times, 0.9)}, {"over", times.size()}};
+    json["resumed_at"] = first_;  // wall_s, step_ms and the peaks are of the steps since
+    json["final_epoch_loss"] =
+        epoch_loss_;  // the last epoch's mean so far; null where no step was made
+    json["half"] = epoch_loss_ / 2;
+    json["step_ms"] = {
+        {"median", quantile(times, 0.5)}, {"p90", quantile(times, 0.9)}, {"over", times.size()}};
     json["peak_memory_bytes"] = {
         {"allocator", std::visit([](auto& q) { return q.memory().peak(); }, queue)},
         {"driver", std::visit([](auto& q) { return system_memory_in_use(q); }, queue)}};
@@ -209,8 +247,9 @@ class Run {
   RunFolder folder_;
   const DataSet& data_;
   Trainer trainer_;
-  std::uint64_t total_, logged_ = 0;
-  double epoch_loss_ = 0;
+  std::uint64_t total_, first_ = 0, looked_ = 0, logged_ = 0;  // steps
+  std::optional<std::uint64_t> saved_;
+  double epoch_loss_ = std::numeric_limits<double>::quiet_NaN(), step_ms_ = 0;
   std::string note_;
 };
 
@@ -234,6 +273,9 @@ Prepared prepare(TrainRequest request) {
   CpuQueue host(request.threads);
   DataChoice choice = load_data(data.source, Split::train, host);
   if (!choice.note.empty()) std::fprintf(stderr, "%s\n", choice.note.c_str());
+  FM_CHECK(choice.data.count >= request.config.train.batch, "[train] batch must be at most the ",
+           choice.data.count, " images of ", choice.data.name, ", got ",
+           request.config.train.batch);
   data = {choice.source, choice.data.name, choice.data.fingerprint, choice.data.count};
   request.config.model.image = choice.data.size;
   request.config.model.channels = choice.data.channels;
@@ -244,12 +286,14 @@ Prepared prepare(TrainRequest request) {
 }  // namespace
 
 int run_training(const TrainRequest& unresolved) {
+  RunFolder(unresolved.out).check(how_to_open(unresolved));  // before minutes of preparation
   const Prepared p = prepare(unresolved);
   Run run(p.request, p.queue, p.compute, p.data);
   run.start(p.request);
   const RunConfig& c = p.request.config;
-  std::fprintf(stderr, "%s, %s on %s, data %s (%s, %lld images), batch %d\n%s\n", backbone_name(c.model.blocks).c_str(),
-               name_of(p.compute), device_name(p.queue).c_str(), p.data.name.c_str(), p.data.origin.c_str(),
+  std::fprintf(stderr, "%s, %s on %s, data %s (%s, %lld images), batch %d\n%s\n",
+               backbone_name(c.model.blocks).c_str(), name_of(p.compute),
+               device_name(p.queue).c_str(), p.data.name.c_str(), p.data.origin.c_str(),
                static_cast<long long>(p.data.count), c.train.batch, config_json(c).dump().c_str());
   return run.loop();
 }
@@ -261,12 +305,16 @@ void describe_training(const TrainRequest& unresolved) {
   const TrainerSettings settings = trainer_settings(c.train, p.compute, p.request.graph);
   const auto data_bytes = static_cast<std::int64_t>(p.data.pixels.size() + p.data.labels.size());
   const std::int64_t per_epoch = p.data.count / c.train.batch;
-  std::cout << config_json(c).dump(2) << "\n\nbackbone    " << backbone_name(c.model.blocks) << "\nparameters  "
-            << model.params().count() << "\ntokens      " << c.model.tokens() << "\ndevice      "
-            << device_name(p.queue) << "\ndata        " << p.data.name << ", " << p.data.count << " images ("
-            << p.data.origin << ")\nsteps       " << total_steps(c.train, per_epoch) << " (" << per_epoch
-            << " an epoch)\nmemory      " << fixed(static_cast<double>(training_memory(p.queue, c.model, settings, data_bytes)) / 1048576.0, 1)
-            << " MiB for training\n\nLoss on real MNIST, for comparison (mean squared error; half of it is half_loss):\n";
+  std::cout << config_json(c).dump(2) << "\n\nbackbone    " << backbone_name(c.model.blocks)
+            << "\nparameters  " << model.params().count() << "\ntokens      " << c.model.tokens()
+            << "\ndevice      " << device_name(p.queue) << "\ndata        " << p.data.name << ", "
+            << p.data.count << " images (" << p.data.origin << ")\nsteps       "
+            << total_steps(c.train, per_epoch) << " (" << per_epoch << " an epoch)\nmemory      "
+            << fixed(static_cast<double>(training_memory(p.queue, c.model, settings, data_bytes)) /
+                         1048576.0,
+                     1)
+            << " MiB for training\n\nLoss on real MNIST, for comparison (mean squared error; half "
+               "of it is half_loss):\n";
   for (const LossBound& bound : kMnistLossBounds)
     std::cout << "  " << fixed(bound.loss, 3) << "  " << bound.of << "\n";
 }

@@ -1,6 +1,6 @@
 #include "models/checkpoint_config.h"
 
-#include <cmath>
+#include <algorithm>
 
 #include "engine/io/checkpoint.h"
 
@@ -76,7 +76,10 @@ ModelConfig checkpoint_config(const SafetensorsFile& file, const std::optional<J
     const auto uses = [&](const char* kind) {
       return std::find(config.blocks.begin(), config.blocks.end(), kind) != config.blocks.end();
     };
-    if (known.count("blocks") && !uses("attention")) known.insert({"heads", "mlp_hidden"});
+    if (known.count("blocks") && !uses("attention")) {
+      if (known.insert("heads").second) config.heads = std::max(1, config.d_model / 8);  // any valid number
+      known.insert("mlp_hidden");
+    }
     if (known.count("blocks") && !uses("mamba"))
       known.insert({"d_state", "d_conv", "expand", "directions", "ssm_norm"});
     std::string missing;

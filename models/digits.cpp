@@ -74,7 +74,7 @@ constexpr Skeleton kSkeletons[] = {
              P{74, 16}, P{50, 4}),
     skeleton(0, P{64, 10}, P{38, 7}, P{18, 38}, P{20, 76}, P{46, 96}, P{74, 82}, P{84, 46},
              P{70, 14}, P{44, 5}),
-    // 1: a line; with a flag; with a flag and a foot
+    // 1: a line, twice as often; with a flag; with a flag and a foot
     skeleton(1, P{50, 3}, P{50, 50}, P{50, 97}),
     skeleton(1, P{51, 3}, P{49, 50}, P{50, 97}),
     skeleton(1, P{34, 22}, P{52, 4}, P{52, 4}, P{52, 50}, P{52, 96}),
@@ -121,7 +121,7 @@ constexpr Skeleton kSkeletons[] = {
              P{77, 56}, P{64, 90}, P{34, 95}),
 };
 
-// The n-th of the digit's skeletons, chosen by the draw.
+// One of the skeletons of a digit.
 const Skeleton& choose(int digit, Draws& draws) {
   const auto of_digit = [digit](const Skeleton& s) { return s.digit == digit; };
   const Skeleton* first = std::find_if(std::begin(kSkeletons), std::end(kSkeletons), of_digit);

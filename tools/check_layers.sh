@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Refuses an include that points up: kernels < engine < models < apps; tests and tools are included by nobody.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 status=0
 refuse() {  # refuse FOLDER 'folders|it|must|not|include'
   local found

@@ -29,14 +29,16 @@ enum Part { kQ, kK, kV };
 template <class T>
 __device__ Rows<T> rows_of(T* qkv, const AttentionShape& s, int image, int head, Part part) {
   const std::int64_t stride = std::int64_t{3} * s.heads * s.head_dim;
-  return {qkv + image * s.length * stride +
+  return {qkv + static_cast<std::int64_t>(image) * s.length * stride +
               (static_cast<std::int64_t>(part) * s.heads + head) * s.head_dim,
           stride};
 }
 template <class T>
 __device__ Rows<T> rows_of(T* o, const AttentionShape& s, int image, int head) {
   const std::int64_t stride = static_cast<std::int64_t>(s.heads) * s.head_dim;
-  return {o + image * s.length * stride + static_cast<std::int64_t>(head) * s.head_dim, stride};
+  return {o + static_cast<std::int64_t>(image) * s.length * stride +
+              static_cast<std::int64_t>(head) * s.head_dim,
+          stride};
 }
 // Where a head's rows begin in [B, H, L].
 __device__ inline std::int64_t stats_of(const AttentionShape& s, int image, int head) {

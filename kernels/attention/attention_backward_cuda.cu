@@ -15,12 +15,10 @@ namespace attention {
 namespace {
 
 template <int D>
-constexpr int kWarps = D <= 32 ? 7 : 4;  // at most; 16 rows each
+constexpr int kWarps = D <= 32 ? 5 : 4;  // at most; 16 rows each
 // Blocks an SM should hold: the registers a thread may use follow.
 template <int D>
-constexpr int kBlocks = D <= 32   ? 2
-                        : D <= 64 ? 3
-                                  : 2;
+constexpr int kBlocks = D == 16 ? 3 : 2;
 // Columns in one buffer, and taken at a time where so many are left.
 template <int D>
 constexpr int kStage = D <= 64 ? 64 : 32;

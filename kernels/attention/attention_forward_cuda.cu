@@ -13,12 +13,12 @@ namespace {
 constexpr int kStage = 64;  // keys in one buffer
 
 template <int D>
-constexpr int kWarps = D <= 32 ? 7 : 4;  // at most; 16 queries each
+constexpr int kWarps = D <= 32 ? 5 : 4;  // at most; 16 queries each
 // Blocks an SM should hold: the registers a thread may use follow.
 template <int D>
-constexpr int kBlocks = D <= 32   ? 3
-                        : D <= 64 ? 4
-                                  : 2;
+constexpr int kBlocks = D == 16    ? 4
+                        : D == 128 ? 2
+                                   : 3;
 
 template <int D>
 constexpr std::size_t kShared = std::size_t{2} * 2 * kStage* kStride<D> * sizeof(f16);

@@ -9,7 +9,7 @@
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !FM_SANITIZE && \
     !defined(__CUDACC__)
 #define FM_SIMD \
-  __attribute__((target_clones("default", "arch=haswell", "arch=skylake-avx512"), flatten))
+  __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4"), flatten))
 #else
 #define FM_SIMD
 #endif

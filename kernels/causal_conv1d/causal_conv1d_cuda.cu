@@ -192,7 +192,7 @@ template <class T, int W, int N>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
     backward_kernel(ConvBackward<T> p, int pieces_per_image, int run) {
   constexpr int tile = kWarp * N;
-  __shared__ alignas(16) float shared[kRows][W + 1][tile];
+  alignas(16) __shared__ float shared[kRows][W + 1][tile];
   const int tiles = ceil_div(p.shape.channels, tile);
   const std::int64_t piece = blockIdx.x / tiles;
   const int first_channel = static_cast<int>(blockIdx.x % tiles) * tile;

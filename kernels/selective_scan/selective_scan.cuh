@@ -58,8 +58,8 @@ struct Tile {
   static constexpr int lanes = kStates / per_thread;
   static constexpr int threads = kTileChannels / 2 * lanes;
   static constexpr int steps = kStates == 128 ? kBlockSteps : 2 * kBlockSteps;  // staged at a time
-  // 128 registers a thread hold 32 states, 32 decay rates and the rest; 80 do for 16 of each.
-  static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 768) / threads;
+  // 128 registers a thread hold 32 states, 32 decay rates and the rest; 96 do for 16 of each.
+  static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 640) / threads;
 };
 
 // The part of the work a CTA does; blockIdx.x counts channel blocks, directions, images, chunks,
@@ -127,8 +127,8 @@ __device__ __forceinline__ float decay_rate(float a_log) {
   return -expf(a_log) * kLog2e;
 }
 
-// threadIdx.x, read anew: what staging derives from it must not stay in registers during a main loop
-// that needs nearly all of them.
+// threadIdx.x, read anew: what staging derives from it must not stay in registers during a main
+// loop that needs nearly all of them.
 __device__ __forceinline__ int thread_index() {
   int index;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));

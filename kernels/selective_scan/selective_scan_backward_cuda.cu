@@ -5,290 +5,17 @@
 // element in all), and goes back through them. dB and dC gather over the channels in registers for
 // the whole loop, so they are summed over lanes and warps once a block. q, the gradient of the
 // state, and dA wait in shared memory for the next block. All sums have a fixed order.
-#include "kernels/selective_scan/selective_scan.cuh"
+#include "kernels/selective_scan/selective_scan_backward.cuh"
 
 namespace fm {
 namespace scan {
 namespace {
 
 constexpr int kMaxChannels = 256;  // of a CTA: q and dA take 128 KB at 64 states
+// dC of the last steps is gathered on the way up: the last state has no other use, and without it
+// the main loop fits in 255 registers.
+constexpr int kDoneForward = kBlockSteps - 2;
 constexpr int kSumColumns = 32, kSumSlices = 8;
-
-template <int kStates>
-struct BackwardTile {
-  static constexpr int warps = kStates == 128 ? 4 : 8;
-  static constexpr int threads = warps * kWarp;
-  static constexpr int state_lanes = kStates / 4;  // lanes that share a pair of channels
-  static constexpr int pairs = kWarp / state_lanes;
-  static constexpr int channels = warps * pairs * 2;  // of a CTA at a time
-  static constexpr int gathered = 2 * kBlockSteps * kStates;  // dB and dC of a block
-};
-
-// What the CTA works on. It stands in shared memory: the main loop needs the registers.
-struct alignas(16) Where {
-  Part part;
-  Rows rows;
-  int channel;  // first channel of the CTA, counted over all directions
-  int per_direction, blocks;
-};
-
-// Per-CTA shared memory, in bytes from its start. Rows of channels are `channels` long.
-template <class T, int kStates>
-struct BackwardLayout {
-  using Tile = BackwardTile<kStates>;
-  // Fixed: where the CTA is, decay rates and saved states on their way to each thread, B and C.
-  static constexpr int where = 0;                                     // Where
-  static constexpr int rates = sizeof(Where);                         // [2][threads] float4
-  static constexpr int saved = rates + 2 * Tile::threads * 16;        // [2][threads][4] T
-  static constexpr int matrices =                                     // [steps][2][states] float
-      saved + 2 * Tile::threads * 4 * static_cast<int>(sizeof(T));
-  static constexpr int raw_matrices =                                 // [2][steps][states] T
-      matrices + Tile::gathered * 4;
-  static constexpr int q = raw_matrices + Tile::gathered * static_cast<int>(sizeof(T));
-  int da, terms, sums, raw, parameters, bytes;
-
-  __host__ __device__ explicit BackwardLayout(int channels) {
-    da = q + channels * kStates * 4;                  // q and da: [channels][states] float
-    terms = da + channels * kStates * 4;              // [channels][steps] float4; later the warps'
-    const int term_bytes = channels * kBlockSteps * 16;  // dB and dC
-    const int warp_sums = Tile::warps * Tile::gathered * 4;
-    sums = terms + (term_bytes > warp_sums ? term_bytes : warp_sums);  // [channels][steps] float2
-    raw = sums + channels * kBlockSteps * 8;                           // [5][steps][channels] T
-    parameters =                                                       // [4][channels] float
-        raw + 5 * kBlockSteps * channels * static_cast<int>(sizeof(T));
-    bytes = parameters + 4 * channels * 4;
-  }
-};
-
-template <class T>
-struct BackwardArgs {
-  ScanBackward<T> p;
-  int chunks, block_channels, channel_blocks;
-  const float* q;        // gradients that enter the chunks at their ends; null: zero
-  const float* rates;    // A log2(e), [channels][padded state]
-  float* parameters;     // [image, chunk][channels (padded state + 2)]: dA, then dD, then dbias
-  float* matrices;       // dB and dC of each channel block: [block][B L directions][2][state]
-  bool wide_channels, wide_states;
-};
-
-enum RawRow { kRawU, kRawDt, kRawZ, kRawY, kRawDo };
-
-// What the phases below share.
-template <class T, int kStates>
-struct Place {
-  const BackwardArgs<T>& args;
-  unsigned char* memory;
-
-  template <class U>
-  __device__ U* shared(int offset) const {
-    return reinterpret_cast<U*>(memory + offset);
-  }
-  __device__ const Where& where() const {
-    return *shared<const Where>(BackwardLayout<T, kStates>::where);
-  }
-  __device__ BackwardLayout<T, kStates> at() const {
-    return BackwardLayout<T, kStates>(args.block_channels);
-  }
-  __device__ int steps(int block) const {
-    return min(kBlockSteps, args.p.shape.length - block * kBlockSteps);
-  }
-};
-
-template <class T, int kStates>
-__device__ __forceinline__ void stage_block(const Place<T, kStates>& place, int block) {
-  const BackwardArgs<T>& args = place.args;
-  const ScanInputs<T>& in = args.p.in;
-  const ScanShape& s = args.p.shape;
-  const std::int64_t row = place.where().rows.at(block * kBlockSteps);
-  const int count = place.steps(block), direction = place.where().rows.step;
-  const auto channels = [&](RawRow to, const T* from, std::int64_t stride) {
-    stage_rows(place.template shared<T>(place.at().raw) + to * kBlockSteps * args.block_channels,
-               args.block_channels, from + row * stride + place.where().channel, direction * stride, count,
-               place.where().part.channels, args.wide_channels);
-  };
-  channels(kRawU, in.u, in.u_stride);
-  channels(kRawDt, in.dt, in.dt_stride);
-  channels(kRawZ, in.z, in.z_stride);
-  channels(kRawY, args.p.y, s.channels);
-  channels(kRawDo, args.p.d_o, s.channels);
-  const std::int64_t first = row * in.bc_stride + place.where().part.direction * in.bc_direction;
-  T* raw = place.template shared<T>(BackwardLayout<T, kStates>::raw_matrices);
-  stage_rows(raw, kStates, in.b + first, direction * in.bc_stride, count, s.state,
-             args.wide_states);
-  stage_rows(raw + kBlockSteps * kStates, kStates, in.c + first, direction * in.bc_stride, count,
-             s.state, args.wide_states);
-}
-
-// Raw rows to {delta, delta u, dy, u} a channel and step and to B and C in floats; stores dz. Steps
-// and channels beyond the shape become zero: they change neither q nor any sum.
-template <class T, int kStates>
-__device__ __forceinline__ void prepare_block(const Place<T, kStates>& place, int block) {
-  const int thread = thread_index();
-  const BackwardArgs<T>& args = place.args;
-  const int width = args.block_channels, count = place.steps(block);
-  const T* raw = place.template shared<T>(place.at().raw);
-  const float* bias = place.template shared<float>(place.at().parameters);
-  float4* terms = place.template shared<float4>(place.at().terms);
-  const int plane = kBlockSteps * width;
-  for (int t = thread / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
-    T* dz = args.p.dz + place.where().rows.at(block * kBlockSteps + t) * args.p.in.z_stride + place.where().channel;
-    for (int c = thread % kWarp; c < width; c += kWarp) {
-      float4 term = {0, 0, 0, 0};
-      if (t < count && c < place.where().part.channels) {
-        const T* at = raw + t * width + c;
-        const float z = widen(at[kRawZ * plane]), d_o = widen(at[kRawDo * plane]);
-        const float gate = sigmoid(z);
-        dz[c] = narrow<T>(d_o * widen(at[kRawY * plane]) * gate * (1.0f + z * (1.0f - gate)));
-        term.w = widen(at[kRawU * plane]);
-        term.x = softplus(widen(at[kRawDt * plane]) + bias[c]);
-        term.y = term.x * term.w;
-        term.z = d_o * z * gate;
-      }
-      terms[c * kBlockSteps + t] = term;
-    }
-  }
-  const T* raw_matrices = place.template shared<T>(BackwardLayout<T, kStates>::raw_matrices);
-  float* matrices = place.template shared<float>(BackwardLayout<T, kStates>::matrices);
-  const int state = args.p.shape.state;
-  for (int i = thread; i < kBlockSteps * kStates; i += BackwardTile<kStates>::threads) {
-    const int t = i / kStates, n = i % kStates;
-    const bool real = t < count && n < state;
-    matrices[2 * t * kStates + n] = real ? widen(raw_matrices[i]) : 0.0f;
-    matrices[(2 * t + 1) * kStates + n] =
-        real ? widen(raw_matrices[kBlockSteps * kStates + i]) : 0.0f;
-  }
-}
-
-// Sums over the CTA's earlier blocks of dr and dy u, left in `sums` by finish_channels: a thread a
-// channel.
-template <class T, int kStates>
-__device__ __forceinline__ void add_parameters(const Place<T, kStates>& place) {
-  const int thread = thread_index();
-  const int width = place.args.block_channels;
-  float* parameters = place.template shared<float>(place.at().parameters);
-  const float2* sums = place.template shared<float2>(place.at().sums);
-  for (int c = thread; c < width; c += BackwardTile<kStates>::threads) {
-    float dbias = parameters[2 * width + c], skip = parameters[3 * width + c];
-    for (int t = 0; t < kBlockSteps; ++t) {
-      dbias += sums[c * kBlockSteps + t].x;
-      skip += sums[c * kBlockSteps + t].y;
-    }
-    parameters[2 * width + c] = dbias;
-    parameters[3 * width + c] = skip;
-  }
-}
-
-// From the sums over states to du and ddt. softplus' = 1 - exp(-delta) on both of its branches.
-template <class T, int kStates>
-__device__ __forceinline__ void finish_channels(const Place<T, kStates>& place, int block) {
-  const int thread = thread_index();
-  const BackwardArgs<T>& args = place.args;
-  const int width = args.block_channels, count = place.steps(block);
-  const float* skip = place.template shared<float>(place.at().parameters) + width;
-  const float4* terms = place.template shared<float4>(place.at().terms);
-  float2* sums = place.template shared<float2>(place.at().sums);
-  for (int t = thread / kWarp; t < kBlockSteps; t += BackwardTile<kStates>::warps) {
-    const std::int64_t row =
-        place.where().rows.at(block * kBlockSteps + t) * args.p.shape.channels + place.where().channel;
-    for (int c = thread % kWarp; c < width; c += kWarp) {
-      const float4 term = terms[c * kBlockSteps + t];
-      const float2 sum = sums[c * kBlockSteps + t];
-      const float ddt = (term.w * sum.x + kLn2 * sum.y) * -expm1f(-term.x);
-      if (t < count && c < place.where().part.channels) {
-        args.p.du[row + c] = narrow<T>(term.x * sum.x + skip[c] * term.z);
-        args.p.ddt[row + c] = narrow<T>(ddt);
-      }
-      sums[c * kBlockSteps + t] = {ddt, term.z * term.w};
-    }
-  }
-}
-
-// dB and dC of a block, summed over the lanes of each warp that share states, to the warps' rows in
-// shared memory. Halving exchange: of two values a lane keeps one and gives the other away.
-template <class T, int kStates>
-__device__ __forceinline__ void gather_matrices(const Place<T, kStates>& place,
-                                                float (&gathered)[kBlockSteps][8]) {
-  const int thread = thread_index();
-  using Cut = BackwardTile<kStates>;
-  const int lane = thread % kWarp;
-  float* rows = place.template shared<float>(place.at().terms) +
-                thread / kWarp * Cut::gathered + lane % Cut::state_lanes * 4;
-#pragma unroll
-  for (int t = 0; t < kBlockSteps; ++t) {
-    float(&v)[8] = gathered[t];  // dB, then dC of the thread's four states
-    int matrix = 0, offset = 0;
-    if constexpr (Cut::pairs >= 2) {
-      const bool high = lane & 16;
-      matrix = high;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float given = high ? v[i] : v[4 + i];
-        v[i] = (high ? v[4 + i] : v[i]) + __shfl_xor_sync(0xffffffffu, given, 16);
-      }
-    }
-    if constexpr (Cut::pairs >= 4) {
-      const bool high = lane & 8;
-      offset += high ? 2 : 0;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float given = high ? v[i] : v[2 + i];
-        v[i] = (high ? v[2 + i] : v[i]) + __shfl_xor_sync(0xffffffffu, given, 8);
-      }
-    }
-    if constexpr (Cut::pairs >= 8) {
-      const bool high = lane & 4;
-      offset += high;
-      const float given = high ? v[0] : v[1];
-      v[0] = (high ? v[1] : v[0]) + __shfl_xor_sync(0xffffffffu, given, 4);
-    }
-    if constexpr (Cut::pairs >= 16) v[0] += __shfl_xor_sync(0xffffffffu, v[0], 2);
-
-    float* to = rows + (2 * t + matrix) * kStates + offset;
-    if constexpr (Cut::pairs == 1) {
-      *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
-      *reinterpret_cast<float4*>(to + kStates) = {v[4], v[5], v[6], v[7]};
-    } else if constexpr (Cut::pairs == 2) {
-      *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
-    } else if constexpr (Cut::pairs == 4) {
-      *reinterpret_cast<float2*>(to) = {v[0], v[1]};
-    } else if constexpr (Cut::pairs == 8) {
-      *to = v[0];
-    } else {
-      if (!(lane & 2)) *to = v[0];
-    }
-  }
-}
-
-// Sums the warps' rows: dB and dC themselves where the CTA has all channels of the direction, else
-// its share of them.
-template <class T, int kStates>
-__device__ __forceinline__ void store_matrices(const Place<T, kStates>& place, int block) {
-  const int thread = thread_index();
-  using Cut = BackwardTile<kStates>;
-  const BackwardArgs<T>& args = place.args;
-  const ScanShape& s = args.p.shape;
-  const float* rows = place.template shared<float>(place.at().terms);
-  const int count = place.steps(block);
-  for (int i = thread; i < count * 2 * kStates; i += Cut::threads) {
-    const int n = i % kStates, matrix = i / kStates % 2, t = i / (2 * kStates);
-    if (n >= s.state) continue;
-    float sum = rows[i];
-#pragma unroll
-    for (int warp = 1; warp < Cut::warps; ++warp) sum += rows[warp * Cut::gathered + i];
-    const std::int64_t row = place.where().rows.at(block * kBlockSteps + t);
-    if (args.channel_blocks == 1) {
-      T* to = matrix ? args.p.dc : args.p.db;
-      to[row * args.p.in.bc_stride + place.where().part.direction * args.p.in.bc_direction + n] =
-          narrow<T>(sum);
-    } else {
-      const std::int64_t tokens = static_cast<std::int64_t>(s.batch) * s.length;
-      const std::int64_t channel_block = place.where().part.first / args.block_channels;
-      const std::int64_t group =
-          (channel_block * tokens + row) * s.directions + place.where().part.direction;
-      args.matrices[(group * 2 + matrix) * s.state + n] = sum;
-    }
-  }
-}
 
 // A thread's share of the channels a CTA works on at a time.
 template <int kStates>
@@ -325,16 +52,108 @@ __device__ __forceinline__ void fetch_states(const Place<T, kStates>& place, int
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
     const int c = min(base + share.pair + (k ^ share.swap), where.part.channels - 1);
-    copy_async<16>(rates + k * Cut::threads,
-                   args.rates + static_cast<std::int64_t>(where.channel + c) * kStates +
-                       share.state_lane * 4);
-    if (block > 0)
-      copy_async<4 * sizeof(T)>(saved + k * Cut::threads * 4, states + c * kStates);
+    copy_async<16>(
+        rates + k * Cut::threads,
+        args.rates + static_cast<std::int64_t>(where.channel + c) * kStates + share.state_lane * 4);
+    if (block > 0) copy_async<4 * sizeof(T)>(saved + k * Cut::threads * 4, states + c * kStates);
+  }
+}
+
+// A block of steps up and down again for the thread's 2 channels and 4 states, from the saved
+// state. Leaves q and dA in shared memory, the sums over states in `sums`.
+template <class T, int kStates>
+__device__ __forceinline__ void walk_block(const Place<T, kStates>& place, int base,
+                                           const float (&rate)[2][4], const float (&start)[2][4],
+                                           float (&gathered)[kBlockSteps][8]) {
+  using Cut = BackwardTile<kStates>;
+  using Layout = BackwardLayout<T, kStates>;
+  const Share<kStates> share(thread_index());
+  const int state_lane = share.state_lane;
+  const int channel[2] = {base + share.pair + share.swap, base + share.pair + 1 - share.swap};
+  const float4* terms[2];
+  float* q_at[2];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    terms[k] = place.template shared<float4>(place.at().terms) + channel[k] * kBlockSteps;
+    q_at[k] = place.template shared<float>(Layout::q) + channel[k] * kStates + state_lane * 4;
+  }
+  float h[kBlockSteps + 1][2][4], decay[kBlockSteps][2][4], q[2][4];
+#pragma unroll
+  for (int k = 0; k < 2; ++k)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) h[0][k][e] = start[k][e];
+  const float* matrices = place.template shared<float>(Layout::matrices) + state_lane * 4;
+#pragma unroll
+  for (int t = 0; t < kBlockSteps; ++t) {
+    float b[4];
+    load_wide(b, matrices + 2 * t * kStates);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float2 delta = *reinterpret_cast<const float2*>(terms[k] + t);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        decay[t][k][e] = fast_exp2(delta.x * rate[k][e]);
+        h[t + 1][k][e] = fmaf(decay[t][k][e], h[t][k][e], delta.y * b[e]);
+        if (t >= kDoneForward)
+          gathered[t][4 + e] = fmaf(terms[k][t].z, h[t + 1][k][e], gathered[t][4 + e]);
+      }
+    }
+  }
+
+  float da[2][4] = {};
+#pragma unroll
+  for (int k = 0; k < 2; ++k) load_wide(q[k], q_at[k]);
+#pragma unroll
+  for (int t = kBlockSteps - 1; t >= 0; --t) {
+    float b[4], c[4], sum_b[2] = {}, sum_a[2] = {};  // over states: g B, and A q h
+    load_wide(b, matrices + 2 * t * kStates);
+    load_wide(c, matrices + (2 * t + 1) * kStates);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float4 term = terms[k][t];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float g = fmaf(c[e], term.z, q[k][e]);
+        gathered[t][e] = fmaf(term.y, g, gathered[t][e]);
+        if (t < kDoneForward) gathered[t][4 + e] = fmaf(term.z, h[t + 1][k][e], gathered[t][4 + e]);
+        sum_b[k] = fmaf(b[e], g, sum_b[k]);
+        q[k][e] = g * decay[t][k][e];
+        const float through = q[k][e] * h[t][k][e];
+        sum_a[k] = fmaf(rate[k][e], through, sum_a[k]);
+        da[k][e] = fmaf(term.x, through, da[k][e]);
+      }
+    }
+    sum_b[0] += __shfl_xor_sync(0xffffffffu, sum_b[1], 1);
+    sum_a[0] += __shfl_xor_sync(0xffffffffu, sum_a[1], 1);
+    float* sums =
+        place.template shared<float>(place.at().sums) + (channel[0] * kBlockSteps + t) * 2;
+    if constexpr (Cut::state_lanes == 2) {
+      *reinterpret_cast<float2*>(sums) = {sum_b[0], sum_a[0]};
+    } else {
+      const bool high = state_lane & 2;
+      float sum = (high ? sum_a[0] : sum_b[0]) +
+                  __shfl_xor_sync(0xffffffffu, high ? sum_b[0] : sum_a[0], 2);
+#pragma unroll
+      for (int mask = 4; mask < Cut::state_lanes; mask *= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+      if (state_lane < 4) sums[high] = sum;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    store_narrow(q_at[k], q[k]);
+    float* da_at = q_at[k] + place.args.block_channels * kStates;
+    float before[4];
+    load_wide(before, da_at);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) da[k][e] += before[e];
+    store_narrow(da_at, da[k]);
   }
 }
 
 template <class T, int kStates>
-__global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128 ? 2 : 1)
+__global__ void __launch_bounds__(BackwardTile<kStates>::threads,
+                                  BackwardTile<kStates>::blocks_per_sm)
     backward_kernel(const BackwardArgs<T> args) {
   using Cut = BackwardTile<kStates>;
   using Layout = BackwardLayout<T, kStates>;
@@ -345,9 +164,9 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
   const Place<T, kStates> place{args, memory};
   if (threadIdx.x == 0) {
     const Part part = part_of(s, args.chunks, width);
-    *place.template shared<Where>(Layout::where) = {
-        part, rows_of(s, part), part.direction * per_direction + part.first, per_direction,
-        ceil_div(s.length, kBlockSteps)};
+    *place.template shared<Where>(Layout::where) = {part, rows_of(s, part),
+                                                    part.direction * per_direction + part.first,
+                                                    per_direction, ceil_div(s.length, kBlockSteps)};
   }
   __syncthreads();
   const Part& part = place.where().part;
@@ -381,16 +200,16 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
     float gathered[kBlockSteps][8] = {};
     for (int base = 0; base < width; base += Cut::channels) {
       copies_arrived();
-      float rate[2][4], h[kBlockSteps + 1][2][4], decay[kBlockSteps][2][4], q[2][4];
+      float rate[2][4], start[2][4];
       const int thread = thread_index();
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        load_wide(rate[k], place.template shared<float>(Layout::rates) +
-                               (k * Cut::threads + thread) * 4);
+        load_wide(rate[k],
+                  place.template shared<float>(Layout::rates) + (k * Cut::threads + thread) * 4);
         if (block > 0)
-          load_wide(h[0][k],
+          load_wide(start[k],
                     place.template shared<T>(Layout::saved) + (k * Cut::threads + thread) * 4);
-        else h[0][k][0] = h[0][k][1] = h[0][k][2] = h[0][k][3] = 0;
+        else start[k][0] = start[k][1] = start[k][2] = start[k][3] = 0;
       }
       forget_origin(base);
       if (base == 0 && block > part.first_block) stage_block(place, block - 1);
@@ -398,86 +217,7 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
       else if (block > part.first_block) fetch_states(place, block - 1, 0);
       if (base + thread / kWarp * (2 * Cut::pairs) >= part.channels) continue;  // a whole warp
 
-      const Share<kStates> share(thread);
-      const int state_lane = share.state_lane;
-      const int channel[2] = {base + share.pair + share.swap, base + share.pair + 1 - share.swap};
-      const float4* terms[2];
-      float* q_at[2];
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        terms[k] = place.template shared<float4>(place.at().terms) + channel[k] * kBlockSteps;
-        q_at[k] =
-            place.template shared<float>(Layout::q) + channel[k] * kStates + state_lane * 4;
-      }
-      const float* matrices = place.template shared<float>(Layout::matrices) + state_lane * 4;
-#pragma unroll
-      for (int t = 0; t < kBlockSteps; ++t) {
-        float b[4];
-        load_wide(b, matrices + 2 * t * kStates);
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const float2 delta = *reinterpret_cast<const float2*>(terms[k] + t);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            decay[t][k][e] = fast_exp2(delta.x * rate[k][e]);
-            h[t + 1][k][e] = fmaf(decay[t][k][e], h[t][k][e], delta.y * b[e]);
-            // The last state's only use; doing it here saves the eight registers that end spilling.
-            if (t == kBlockSteps - 1)
-              gathered[t][4 + e] = fmaf(terms[k][t].z, h[t + 1][k][e], gathered[t][4 + e]);
-          }
-        }
-      }
-
-      float da[2][4] = {};
-#pragma unroll
-      for (int k = 0; k < 2; ++k) load_wide(q[k], q_at[k]);
-#pragma unroll
-      for (int t = kBlockSteps - 1; t >= 0; --t) {
-        float b[4], c[4], sum_b[2] = {}, sum_a[2] = {};  // over states: g B, and A q h
-        load_wide(b, matrices + 2 * t * kStates);
-        load_wide(c, matrices + (2 * t + 1) * kStates);
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const float4 term = terms[k][t];
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float g = fmaf(c[e], term.z, q[k][e]);
-            gathered[t][e] = fmaf(term.y, g, gathered[t][e]);
-            if (t < kBlockSteps - 1)
-              gathered[t][4 + e] = fmaf(term.z, h[t + 1][k][e], gathered[t][4 + e]);
-            sum_b[k] = fmaf(b[e], g, sum_b[k]);
-            q[k][e] = g * decay[t][k][e];
-            const float through = q[k][e] * h[t][k][e];
-            sum_a[k] = fmaf(rate[k][e], through, sum_a[k]);
-            da[k][e] = fmaf(term.x, through, da[k][e]);
-          }
-        }
-        sum_b[0] += __shfl_xor_sync(0xffffffffu, sum_b[1], 1);
-        sum_a[0] += __shfl_xor_sync(0xffffffffu, sum_a[1], 1);
-        float* sums = place.template shared<float>(place.at().sums) +
-                      (channel[0] * kBlockSteps + t) * 2;
-        if constexpr (Cut::state_lanes == 2) {
-          *reinterpret_cast<float2*>(sums) = {sum_b[0], sum_a[0]};
-        } else {
-          const bool high = state_lane & 2;
-          float sum = (high ? sum_a[0] : sum_b[0]) +
-                      __shfl_xor_sync(0xffffffffu, high ? sum_b[0] : sum_a[0], 2);
-#pragma unroll
-          for (int mask = 4; mask < Cut::state_lanes; mask *= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-          if (state_lane < 4) sums[high] = sum;
-        }
-      }
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        store_narrow(q_at[k], q[k]);
-        float* da_at = q_at[k] + width * kStates;
-        float before[4];
-        load_wide(before, da_at);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) da[k][e] += before[e];
-        store_narrow(da_at, da[k]);
-      }
+      walk_block(place, base, rate, start, gathered);
     }
     __syncthreads();
     finish_channels(place, block);
@@ -489,8 +229,9 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads, kStates == 128
 
   add_parameters(place);
   __syncthreads();
-  float* out = args.parameters + (static_cast<std::int64_t>(part.image) * args.chunks + part.chunk) *
-                                     s.channels * (kStates + 2);
+  float* out =
+      args.parameters + (static_cast<std::int64_t>(part.image) * args.chunks + part.chunk) *
+                            s.channels * (kStates + 2);
   for (int i = threadIdx.x; i < part.channels * kStates; i += Cut::threads)
     out[static_cast<std::int64_t>(place.where().channel) * kStates + i] =
         place.template shared<float>(place.at().da)[i];
@@ -557,15 +298,20 @@ template <class T, int kStates>
 int block_channels(const CudaQueue& queue, const ScanShape& s, int chunks) {
   constexpr int unit = BackwardTile<kStates>::channels;
   const int per_direction = s.channels / s.directions;
+  // An SM has 1 KB more than a CTA may use, and keeps 1 KB for each CTA.
+  constexpr std::size_t reserved = 1024;
+  const std::size_t budget =
+      (queue.limits.shared_bytes_per_block + reserved) / BackwardTile<kStates>::blocks_per_sm -
+      reserved;
   int most = unit;
   while (most + unit <= kMaxChannels &&
-         static_cast<std::size_t>(BackwardLayout<T, kStates>(most + unit).bytes) <=
-             queue.limits.shared_bytes_per_block)
+         static_cast<std::size_t>(BackwardLayout<T, kStates>(most + unit).bytes) <= budget)
     most += unit;
   const std::int64_t parts = static_cast<std::int64_t>(s.batch) * s.directions * chunks;
   const std::int64_t filling = queue.limits.multiprocessors / parts;
-  const std::int64_t shares = std::min<std::int64_t>(
-      std::max<std::int64_t>(ceil_div(per_direction, most), filling), ceil_div(per_direction, unit));
+  const std::int64_t shares =
+      std::min<std::int64_t>(std::max<std::int64_t>(ceil_div(per_direction, most), filling),
+                             ceil_div(per_direction, unit));
   return static_cast<int>(ceil_div(ceil_div<std::int64_t>(per_direction, shares), unit)) * unit;
 }
 
@@ -625,17 +371,17 @@ void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
          plan.states, p.in.a_log, plan.rates);
   if (plan.chunks > 1) carry_chunks<T>(queue, s, p.in, p.d_o, plan.chunks, plan.carries);
 
-  const BackwardArgs<T> args{p,
-                             plan.chunks,
-                             plan.block_channels,
-                             plan.channel_blocks,
-                             plan.carries.state,
-                             plan.rates,
-                             plan.parameters,
-                             plan.matrices,
-                             wide_channels(s, p.in) && in_pieces(p.y, s.channels, per_direction) &&
-                                 in_pieces(p.d_o),
-                             wide_states(s, p.in)};
+  const BackwardArgs<T> args{
+      p,
+      plan.chunks,
+      plan.block_channels,
+      plan.channel_blocks,
+      plan.carries.state,
+      plan.rates,
+      plan.parameters,
+      plan.matrices,
+      wide_channels(s, p.in) && in_pieces(p.y, s.channels, per_direction) && in_pieces(p.d_o),
+      wide_states(s, p.in)};
   const std::int64_t ctas = plan.rows * s.directions * plan.channel_blocks;
   with_padded_state(s.state, [&]<int kStates>() {
     const auto bytes =

@@ -25,7 +25,7 @@ struct LocalArgs {
 template <int kStates>
 struct alignas(16) LocalShared {
   static constexpr int steps = Tile<kStates>::steps;
-  alignas(16) float matrix[steps][kStates];         // B; backward: C
+  alignas(16) float matrix[steps][kStates];        // B; backward: C
   alignas(16) float2 delta[steps][kTileChannels];  // delta, and delta u; backward: dy
   float bias[kTileChannels];
 };
@@ -34,10 +34,12 @@ template <bool kBackward, class T, int kStates>
 __device__ __forceinline__ void load_group(LocalShared<kStates>& shared, const LocalArgs<T>& args,
                                            const Part& part, const Rows& rows, int step,
                                            int count) {
+  const int thread = thread_index();
   const ScanInputs<T>& in = args.in;
   const ScanShape& s = args.shape;
   const int channel = part.direction * (s.channels / s.directions) + part.first;
-  for (int i = threadIdx.x; i < count * kTileChannels; i += Tile<kStates>::threads) {
+#pragma unroll 2  // more would cost the scan's registers
+  for (int i = thread; i < count * kTileChannels; i += Tile<kStates>::threads) {
     const int t = i / kTileChannels, c = i % kTileChannels;
     const std::int64_t row = rows.at(step + t);
     float delta = 0, input = 0;
@@ -53,7 +55,8 @@ __device__ __forceinline__ void load_group(LocalShared<kStates>& shared, const L
     shared.delta[t][c] = {delta, input};
   }
   const T* matrix = kBackward ? in.c : in.b;
-  for (int i = threadIdx.x; i < count * kStates; i += Tile<kStates>::threads) {
+#pragma unroll 2
+  for (int i = thread; i < count * kStates; i += Tile<kStates>::threads) {
     const int t = i / kStates, n = i % kStates;
     const std::int64_t at = rows.at(step + t) * in.bc_stride + part.direction * in.bc_direction;
     shared.matrix[t][n] = n < s.state ? widen(matrix[at + n]) : 0.0f;
@@ -88,8 +91,8 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
       const bool real = pair + k < part.channels && n < s.state;
       rate[k][i] =
           real ? decay_rate(
-                     args.in.a_log[static_cast<std::int64_t>(first_channel + pair + k) * s.state +
-                                   n])
+                     args.in
+                         .a_log[static_cast<std::int64_t>(first_channel + pair + k) * s.state + n])
                : 0.0f;
       h[k][i] = 0;
     }
@@ -154,7 +157,8 @@ __global__ void __launch_bounds__(kCarryThreads)
   const int direction = static_cast<int>(image_direction % s.directions);
   const float rate =
       n < s.state
-          ? decay_rate(a_log[static_cast<std::int64_t>(direction * per_direction + c) * s.state + n])
+          ? decay_rate(
+                a_log[static_cast<std::int64_t>(direction * per_direction + c) * s.state + n])
           : 0.0f;
   float carried = 0;
   for (int i = 0; i < chunks; ++i) {
@@ -184,9 +188,8 @@ void check_shape(const ScanShape& s) {
            s.state);
   FM_CHECK(s.directions == 1 || s.directions == 2,
            "[selective_scan] directions must be 1 or 2, got ", s.directions);
-  FM_CHECK(s.channels % s.directions == 0,
-           "[selective_scan] directions must divide channels, got ", s.directions, " and ",
-           s.channels);
+  FM_CHECK(s.channels % s.directions == 0, "[selective_scan] directions must divide channels, got ",
+           s.directions, " and ", s.channels);
   FM_CHECK(s.chunks >= 0, "[selective_scan] chunks must not be negative, got ", s.chunks);
 }
 
@@ -203,8 +206,8 @@ void carry_chunks(CudaQueue& queue, const ScanShape& s, const ScanInputs<T>& in,
            "[selective_scan] at most 2^31 - 1 CTAs, got ", std::max(ctas, carry_ctas));
   if (d_o) launch_local<true>(queue, args, static_cast<unsigned>(ctas));
   else launch_local<false>(queue, args, static_cast<unsigned>(ctas));
-  launch(queue, "scan_carry", carry_kernel, dim3(static_cast<unsigned>(carry_ctas)),
-         kCarryThreads, 0, s, in.a_log, states, chunks, d_o != nullptr, carries);
+  launch(queue, "scan_carry", carry_kernel, dim3(static_cast<unsigned>(carry_ctas)), kCarryThreads,
+         0, s, in.a_log, states, chunks, d_o != nullptr, carries);
 }
 
 template void carry_chunks(CudaQueue&, const ScanShape&, const ScanInputs<float>&, const float*,

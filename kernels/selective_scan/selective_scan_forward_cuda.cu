@@ -175,9 +175,9 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     for (int block = 0; block < count; block += kBlockSteps) {
       const int block_index = (step + block) / kBlockSteps;
       if (args.p.states && block_index > 0) {
-        T* saved = static_cast<T*>(args.p.states) +
-                   ((part.image_direction * blocks + block_index) * per_direction + part.first) *
-                       kStates;
+        T* saved =
+            static_cast<T*>(args.p.states) +
+            ((part.image_direction * blocks + block_index) * per_direction + part.first) * kStates;
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           if (channel[k] >= part.channels) continue;
@@ -221,8 +221,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
       }
     }
     __syncthreads();
-    if (args.wide_out)
-      store_group<4>(shared, shared.raw[buffer], args, part, rows, step, count);
+    if (args.wide_out) store_group<4>(shared, shared.raw[buffer], args, part, rows, step, count);
     else store_group<1>(shared, shared.raw[buffer], args, part, rows, step, count);
   }
 }
@@ -246,13 +245,13 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
   const scan::Carries carries = scan::Carries::carve(workspace, s, chunks);
   if (chunks > 1) scan::carry_chunks<T>(queue, s, p.in, nullptr, chunks, carries);
 
-  const scan::ForwardArgs<T> args{p,
-                                  chunks,
-                                  carries.state,
-                                  scan::wide_channels(s, p.in),
-                                  scan::wide_states(s, p.in),
-                                  scan::in_pieces(p.o, s.channels, per_direction) &&
-                                      scan::in_pieces(p.y)};
+  const scan::ForwardArgs<T> args{
+      p,
+      chunks,
+      carries.state,
+      scan::wide_channels(s, p.in),
+      scan::wide_states(s, p.in),
+      scan::in_pieces(p.o, s.channels, per_direction) && scan::in_pieces(p.y)};
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions * chunks *
                             ceil_div(per_direction, scan::kTileChannels);
   FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);

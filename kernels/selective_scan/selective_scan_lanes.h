@@ -3,8 +3,9 @@
 // across lanes. A block of 16 steps is staged once (softplus, gate); then every state n runs
 // through it with its h or q in a register.
 //
-// Steps past the end of a block have delta 0 and inputs 0: they leave h and q alone. Lanes past the
-// last channel of a direction are zero. Private to this folder.
+// Only the sequence's last block can be short. Its steps past the end repeat the last token with
+// a gradient of 0: q passes them as 0, and nobody reads their h. Lanes past the last channel of a
+// direction are zero. Private to this folder.
 #pragma once
 
 #include <bit>
@@ -14,7 +15,7 @@
 
 namespace fm::scan_cpu {
 
-constexpr int kLanes = 8;  // one AVX register; the baseline clone makes two of SSE's
+constexpr int kLanes = 8;  // one AVX register
 constexpr int kSteps = kStatesEvery;
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -122,7 +123,6 @@ inline void stage(const ScanShape& s, const ScanInputs<float>& in, const Group& 
   float* delta = elements(k.delta);
 #pragma omp simd
   for (int i = 0; i < kSteps * kLanes; ++i) delta[i] = fast_softplus(x[i]);
-  std::fill_n(k.delta + k.steps, kSteps - k.steps, Lanes{});
   for (int t = 0; t < kSteps; ++t) k.du[t] = k.delta[t] * k.u[t];
 }
 

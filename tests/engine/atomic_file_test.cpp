@@ -1,5 +1,7 @@
 #include "engine/io/atomic_file.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -67,6 +69,22 @@ TEST_SUITE("cpu") {
     expect_fault(Fault::runtime, "a folder", [&] { write_file(folder.path(), "x"); });
     REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
     expect_fault(Fault::runtime, "a pipe", [&] { write_file(folder / "pipe", "x"); });
+    CHECK(entries(folder) == 1);
+  }
+
+  TEST_CASE("atomic_file: a disk that fills up leaves the old file and no temporary") {
+    const TemporaryFolder folder;
+    const auto path = put(folder / "a.bin", "old");
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+    const rlimit tight{1000, before.rlim_max};
+    const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &tight) == 0);
+    expect_fault(Fault::runtime, "File too large",
+                 [&] { write_file(path, std::string(5000, 'x')); });
+    REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+    ::signal(SIGXFSZ, handler);
+    CHECK(get(path) == "old");
     CHECK(entries(folder) == 1);
   }
 

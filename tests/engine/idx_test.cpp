@@ -130,7 +130,7 @@ TEST_SUITE("cpu") {
     const std::string header = word(2051) + word(1) + word(3) + word(3);
     expect_gz_refused("got more", gzip(header + std::string(64 << 20, '\0')));
     const TemporaryFolder folder;
-    expect_survives_damage(good, good.size(), 1000, [&](const std::string& copy) {
+    expect_survives_damage(good, good.size(), 500, [&](const std::string& copy) {
       read_idx_images(put(folder / "gz", copy));
     });
   }

@@ -57,7 +57,7 @@ TEST_SUITE("cpu") {
     expect_fault(Fault::data, "[png]", [&] { decode_png("not a PNG at all, but long enough"); });
     expect_fault(Fault::data, "early end", [&] { decode_png(bytes.substr(0, bytes.size() / 2)); });
     expect_fault(Fault::data, "missing.png", [&] { read_png(folder / "missing.png"); });
-    expect_survives_damage(bytes, bytes.size(), 1000,
+    expect_survives_damage(bytes, bytes.size(), 500,
                            [](const std::string& copy) { decode_png(copy); });
   }
 

@@ -25,8 +25,7 @@ std::string entry(const std::string& dtype, const std::string& shape, const std:
   return "{\"dtype\":" + dtype + ",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
 }
 std::string u8(int begin, int end) {
-  return entry("\"U8\"", "[" + std::to_string(end - begin) + "]",
-               "[" + std::to_string(begin) + "," + std::to_string(end) + "]");
+  return entry("\"U8\"", concat("[", end - begin, "]"), concat("[", begin, ",", end, "]"));
 }
 
 struct Malformed {
@@ -225,7 +224,7 @@ TEST_SUITE("cpu") {
       const auto path = put(folder / "bad.safetensors", file.bytes);
       expect_fault(Fault::data, file.phrase, [&] { SafetensorsFile{path}; });
       expect_fault(Fault::data, "[safetensors] ", [&] { SafetensorsFile{path}; });
-      expect_fault(Fault::data, "(" + path.string() + ")", [&] { SafetensorsFile{path}; });
+      expect_fault(Fault::data, concat("(", path.string(), ")"), [&] { SafetensorsFile{path}; });
     }
     expect_fault(Fault::data, "No such file", [&] { SafetensorsFile{folder / "missing"}; });
     expect_fault(Fault::data, "a folder", [&] { SafetensorsFile{folder.path()}; });

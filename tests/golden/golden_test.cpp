@@ -227,7 +227,7 @@ class Golden {
 void check_all(const Queue& queue, std::initializer_list<DType> types) {
   for (const fs::path& path : golden_files()) {
     for (const DType type : types) {
-      INFO(path.filename().string(), " in ", name_of(type));
+      INFO(concat(path.filename().string(), " in ", name_of(type)));
       CAPTURE(path.filename().string());
       Golden(path, queue, type).check();
     }

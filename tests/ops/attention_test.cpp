@@ -36,6 +36,29 @@ Values part_of(const AttentionShape& s, const Values& qkv, std::size_t part) {
   return values;
 }
 
+// One head of one image of [B, L, H, hd], and the problem of that head alone.
+Values head_of(const AttentionShape& s, const Values& x, int image, int head) {
+  Values values;
+  for (int row = 0; row < s.length; ++row) {
+    const auto at =
+        x.begin() +
+        ((static_cast<std::int64_t>(image) * s.length + row) * s.heads + head) * s.head_dim;
+    values.insert(values.end(), at, at + s.head_dim);
+  }
+  return values;
+}
+Problem head_of(const Problem& p, int image, int head) {
+  Problem alone({1, p.shape.length, 1, p.shape.head_dim});
+  alone.d_o = head_of(p.shape, p.d_o, image, head);
+  for (std::size_t part = 0; part < 3; ++part) {
+    const Values x = head_of(p.shape, part_of(p.shape, p.qkv, part), image, head);
+    const std::size_t dim = static_cast<std::size_t>(p.shape.head_dim);
+    for (std::size_t i = 0; i < x.size(); ++i)
+      alone.qkv[(i / dim * 3 + part) * dim + i % dim] = x[i];
+  }
+  return alone;
+}
+
 struct Forward {
   template <class T, class Q>
   Results operator()(Q& queue, const Problem& p) const {
@@ -103,10 +126,12 @@ void check_equal_tokens(Q& queue, double tolerance) {
     for (std::size_t j = i % 48; j < mean.size(); j += 48) mean[i] += p.d_o[j] / 196;
   expect_close("lse", r.at("lse"), lse, tolerance);
   expect_close("dv", d.at("dv"), mean, 2 * tolerance);
-  CHECK(relative_error(d.at("dq"), Values(mean.size())) <= 10 * tolerance);
+  CHECK(dot(d.at("dq"), d.at("dq")) <= tolerance * tolerance * dot(p.d_o, p.d_o));
 }
 
 // Scores up to about +-80, as far as float's exp reaches: no overflow, no NaN, right all the same.
+// Nearly all weight is on one key, where d_o v - sum(d_o o) cancels and the rounding of o is what
+// remains: the gradients get twice their usual tolerance, 4 times that of o.
 template <class T, class Q>
 void check_large_scores(Q& queue, double tolerance) {
   Problem p = Problem({1, 197, 2, 16}).rounded<T>();
@@ -118,7 +143,7 @@ void check_large_scores(Q& queue, double tolerance) {
   expect_close(Forward{}.operator()<T>(queue, p), Forward{}.operator()<double>(cpu_queue(), p),
                tolerance);
   expect_close(Backward{}.operator()<T>(queue, p), Backward{}.operator()<double>(cpu_queue(), p),
-               2 * tolerance);
+               4 * tolerance);
 }
 
 template <class T, class Q>
@@ -188,6 +213,13 @@ TEST_SUITE("cpu") {
     expect_same_bits(Backward{}.operator()<float>(one, p), Backward{}.operator()<float>(three, p));
   }
 
+  TEST_CASE("attention: a head sees nothing of other heads and images") {
+    const Problem p = Problem({2, 33, 3, 24}).rounded<float>(), alone = head_of(p, 1, 2);
+    const Results d = Backward{}.operator()<float>(cpu_queue(), p);
+    for (const auto& [name, want] : Backward{}.operator()<float>(cpu_queue(), alone))
+      expect_same_bits({{name, head_of(p.shape, d.at(name), 1, 2)}}, {{name, want}});
+  }
+
   TEST_CASE("attention: lse may be null; shapes outside the contract are refused") {
     check_without_lse<double>(cpu_queue());
     check_without_lse<float>(cpu_queue());
@@ -226,9 +258,21 @@ TEST_SUITE("gpu") {
     check_refusals<bf16>(cuda_queue());
   }
 
-  TEST_CASE("attention: long sequences need no memory that grows with the square") {
+  TEST_CASE("attention: CUDA, a long sequence in memory that grows with its length") {
     const AttentionShape shape{4, 4096, 8, 16};
-    CHECK(attention_backward_workspace<f16>(shape) <= std::size_t{4} * 4096 * 8 * 8);
+    const Problem p = Problem(shape).rounded<f16>();
+    CudaQueue queue(0);
+    const Results r = Forward{}.operator()<f16>(queue, p), d = Backward{}.operator()<f16>(queue, p);
+    CHECK(queue.memory().peak() < std::size_t{1} << 27);
+
+    const int image = 3, head = 5;
+    const Problem alone = head_of(p, image, head);
+    expect_close("o", head_of(shape, r.at("o"), image, head),
+                 Forward{}.operator()<double>(cpu_queue(), alone).at("o"),
+                 kAttentionForwardTolerance.f16);
+    for (const auto& [name, want] : Backward{}.operator()<double>(cpu_queue(), alone))
+      expect_close(name, head_of(shape, d.at(name), image, head), want,
+                   kAttentionBackwardTolerance.f16);
   }
 }
 #endif

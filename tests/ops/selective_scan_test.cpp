@@ -384,7 +384,7 @@ void check_chunked(const Problem& problem) {
   const Solved recurrent = solve<T>(cuda_queue(), p.with_chunks(1));
   for (const int chunks : kChunkCounts) {
     const Problem q = p.with_chunks(chunks);
-    INFO(name_of(type), ", ", chunks, " chunks");
+    INFO(concat(name_of(type), ", ", chunks, " chunks"));
     CHECK(scan_chunks(cuda_queue(), q.shape) == chunks);
     expect_solved(solve<T>(cuda_queue(), q), recurrent, 2 * kScanTolerance.of(type),
                   2 * kScanGradientTolerance.of(type));

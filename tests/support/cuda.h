@@ -3,6 +3,7 @@
 // and a Problem has `Problem rounded<T>() const`: the inputs as T can hold them.
 #pragma once
 
+#include "kernels/base/check.h"
 #include "tests/support/expect.h"
 
 namespace fm::test {
@@ -25,7 +26,7 @@ void check_cuda_type(const Problem& problem, const Tolerance& tolerance, Solve& 
   const Results want = solve.template operator()<double>(cpu_queue(), rounded);
   const Results got = solve.template operator()<T>(queue, rounded);
   const Results again = solve.template operator()<T>(queue, rounded);
-  INFO(name_of(dtype_of<T>()), " on ", queue.limits.name);
+  INFO(concat(name_of(dtype_of<T>()), " on ", queue.limits.name));
   expect_close(got, want, tolerance.of(dtype_of<T>()));
   expect_same_bits(got, again);
 }
