@@ -222,6 +222,18 @@ TEST_SUITE("cpu") {
     CHECK_FALSE(fs::exists(checkpoint(run, 5)));
   }
 
+  TEST_CASE("resume: no step goes unseen, however rarely the log is written") {
+    const TemporaryFolder folder;
+    // An epoch of more steps than the trainer keeps records of.
+    const std::string set = put_set(folder / "set", 4600, 7);
+    const fs::path run = folder / "run", edited = folder / "edited.safetensors";
+    train(small_run(set, run, {"--max-steps", "4", "--batch", "1"}));
+    edit(checkpoint(run, 4), edited, "model.head.bias", 1e30f);
+    expect_end(5, "[train] the loss of step 5 is not finite", "fmtrain",
+               {"--resume", edited.string(), "--out", run.string(), "--max-steps", "0", "--epochs",
+                "1", "--log-every", "1000000", "--device", "cpu"});
+  }
+
   TEST_CASE("resume: 50 skipped steps in a row end with 5, although the loss is finite") {
     const TemporaryFolder folder;
     const std::string set = put_set(folder / "set");

@@ -39,7 +39,8 @@ class Optimizer {
   // `gradient` is unscaled.
   void step(const Values& gradient, double loss) {
     Values scaled = gradient;
-    for (double& g : scaled) g *= state().loss_scale;
+    const double scale = state().loss_scale;
+    for (double& g : scaled) g *= scale;
     Array<A, Q> grad(queue_, scaled), loss_on_device(queue_, Values{loss});
     optimizer_prepare(queue_,
                       OptimizerPrepare<A>{count_, grad, loss_on_device, settings_, state_.data(),
