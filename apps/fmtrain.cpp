@@ -26,6 +26,8 @@ fm::RunConfig resolve(const CLI::App& app, const Options& options,
         fm::backbone_blocks(options.backbone, static_cast<int>(config.model.blocks.size()));
   if (app.count("--data")) config.data.source = options.data;
   model.given(config.model);
+  // Who asks for epochs wants all of them, whatever limit of steps a preset or a checkpoint has.
+  if (app.count("--epochs")) config.train.max_steps = 0;
   train.given(config.train);
   return config;
 }

@@ -17,15 +17,16 @@ char* Arena::base() const {
 }
 
 void* Arena::take(std::size_t bytes) {
-  const std::size_t size = (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t size =
+      (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   std::size_t at = 0;
   for (const auto& [offset, length] : taken_) {
     if (offset - at >= size) break;
     at = offset + length;
   }
   if (!planning() && at + size > memory_.bytes())
-    fail(Fault::device, "[arena] a step needs more memory than was planned: ", at + size, " of ", memory_.bytes(),
-         " bytes");
+    fail(Fault::device, "[arena] a step needs more memory than was planned: ", at + size, " of ",
+         memory_.bytes(), " bytes");
   taken_.emplace(at, size);
   peak_ = std::max(peak_, at + size);
   return base() + at;
@@ -38,6 +39,8 @@ void Arena::give_back(void* block) {
   taken_.erase(found);
 }
 
-void Arena::reset() { taken_.clear(); }
+void Arena::reset() {
+  taken_.clear();
+}
 
 }  // namespace fm

@@ -1,8 +1,9 @@
 // Memory of one step: blocks taken and given back within it, all of them forgotten by reset().
 //
-// First fit by address over a list of free ranges, so that the same sequence of calls gives the same addresses every
-// step (a captured graph needs that). A planning arena hands out addresses with no memory behind them: it is how the
-// size of the real one is found, to the byte, before anything is allocated.
+// First fit by address over a list of free ranges, so that the same sequence of calls gives the
+// same addresses every step (a captured graph needs that). A planning arena hands out addresses
+// with no memory behind them: it is how the size of the real one is found, to the byte, before
+// anything is allocated.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +15,11 @@ namespace fm {
 
 class Arena {
  public:
-  Arena() = default;                         // planning
+  Arena() = default;  // planning
   Arena(const Queue& queue, std::size_t bytes);
 
-  // 256-byte aligned. Throws Fault::device where the arena is too small (a planning arena never is).
+  // 256-byte aligned. Throws Fault::device where the arena is too small (a planning arena never
+  // is).
   void* take(std::size_t bytes);
   // The start of a block that was taken; nullptr is ignored.
   void give_back(void* block);

@@ -1,4 +1,5 @@
-// Owned memory on a queue's device, for things that live as long as a run: parameters, arenas, data sets.
+// Owned memory on a queue's device, for things that live as long as a run: parameters, arenas, data
+// sets.
 #pragma once
 
 #include <utility>
@@ -31,7 +32,9 @@ class Buffer {
     return static_cast<T*>(data_);
   }
 
-  void zero() { std::visit([&](auto& q) { fill_bytes(q, data_, 0, bytes_); }, queue_); }
+  void zero() {
+    std::visit([&](auto& q) { fill_bytes(q, data_, 0, bytes_); }, queue_);
+  }
   void upload_from(const void* host, std::size_t bytes) {
     std::visit([&](auto& q) { upload(q, data_, host, bytes); }, queue_);
   }

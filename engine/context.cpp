@@ -4,13 +4,17 @@ namespace fm {
 
 void check_compute_type(const Queue& queue, DType compute) {
   const bool cpu = std::holds_alternative<CpuQueue>(queue);
-  const bool offered = cpu ? compute == DType::f32 || compute == DType::f64
-                           : compute == DType::f32 || compute == DType::f16 || compute == DType::bf16;
-  FM_CHECK(offered, "[dtype] ", cpu ? "the CPU computes in fp32 or fp64" : "CUDA computes in fp16, bf16 or fp32",
+  const bool offered =
+      cpu ? compute == DType::f32 || compute == DType::f64
+          : compute == DType::f32 || compute == DType::f16 || compute == DType::bf16;
+  FM_CHECK(offered, "[dtype] ",
+           cpu ? "the CPU computes in fp32 or fp64" : "CUDA computes in fp16, bf16 or fp32",
            ", got ", name_of(compute));
 }
 
-Context::Context(const Queue& q, DType type) : queue(q), compute(type) { check_compute_type(queue, compute); }
+Context::Context(const Queue& q, DType type) : queue(q), compute(type) {
+  check_compute_type(queue, compute);
+}
 
 Context::Context(const Queue& q, DType type, std::size_t arena_bytes)
     : queue(q), compute(type), arena(q, arena_bytes) {

@@ -1,4 +1,5 @@
-// What an operation needs: a queue, the compute type, the step's memory, and the tape where gradients are wanted.
+// What an operation needs: a queue, the compute type, the step's memory, and the tape where
+// gradients are wanted.
 #pragma once
 
 #include <cstddef>
@@ -20,14 +21,17 @@ class Context {
   Context(const Queue& queue, DType compute, std::size_t arena_bytes);
 
   Queue queue;
-  DType compute;         // of activations and of the weights' copy in matrix products
+  DType compute;  // of activations and of the weights' copy in matrix products
   Arena arena;
   Tape* tape = nullptr;  // null: no gradients are wanted, nothing is saved for them
 
   bool planning() const { return arena.planning(); }
-  DType acc() const { return acc_dtype(compute); }  // of the residual stream, statistics and gradients of parameters
+  DType acc() const {
+    return acc_dtype(compute);
+  }  // of the residual stream, statistics and gradients of parameters
 
-  // A tensor that lives until the tape or a Frame releases it, or to the end of the step. Not initialised.
+  // A tensor that lives until the tape or a Frame releases it, or to the end of the step. Not
+  // initialised.
   Tensor make(const Shape& shape, DType dtype);
   Tensor make(const Shape& shape) { return make(shape, compute); }
 
@@ -46,7 +50,8 @@ class Context {
   template <class Q, class F>
   decltype(auto) with_type(Q& q, F& f) {
     if constexpr (std::is_same_v<Q, CpuQueue>) {
-      return compute == DType::f64 ? f.template operator()<double>(q) : f.template operator()<float>(q);
+      return compute == DType::f64 ? f.template operator()<double>(q)
+                                   : f.template operator()<float>(q);
     } else {
       if (compute == DType::f16) return f.template operator()<f16>(q);
       if (compute == DType::bf16) return f.template operator()<bf16>(q);
@@ -59,10 +64,12 @@ class Context {
   bool framed_ = false;
 };
 
-// Throws Fault::usage where this queue does not compute in this type: fp32 and fp64 on the CPU; fp32, fp16, bf16 on CUDA.
+// Throws Fault::usage where this queue does not compute in this type: fp32 and fp64 on the CPU;
+// fp32, fp16, bf16 on CUDA.
 void check_compute_type(const Queue& queue, DType compute);
 
-// Scratch memory of one operation, given back at the end of its scope (the queue is in order, so that is safe).
+// Scratch memory of one operation, given back at the end of its scope (the queue is in order, so
+// that is safe).
 class Scratch {
  public:
   Scratch(Context& context, std::size_t bytes)
@@ -79,8 +86,9 @@ class Scratch {
   void* data_;
 };
 
-// Without a tape, what a block made is released when the block is done: all but its result, which then belongs to the
-// frame around it. With a tape, the tape does that, so a Frame does nothing. Frames nest.
+// Without a tape, what a block made is released when the block is done: all but its result, which
+// then belongs to the frame around it. With a tape, the tape does that, so a Frame does nothing.
+// Frames nest.
 class Frame {
  public:
   explicit Frame(Context& context);

@@ -7,13 +7,15 @@
 namespace fm {
 
 double InitDraw::uniform() const {
-  const Random4 words = random4({seed_, stream::initialization, 0, parameter_}, static_cast<std::uint32_t>(element_ / 4));
+  const Random4 words = random4({seed_, stream::initialization, 0, parameter_},
+                                static_cast<std::uint32_t>(element_ / 4));
   const std::uint32_t word[4] = {words.x0, words.x1, words.x2, words.x3};
   return ::fm::uniform(word[element_ % 4]);
 }
 
 double InitDraw::normal() const {
-  const Normal4 z = normal4({seed_, stream::initialization, 0, parameter_}, static_cast<std::uint32_t>(element_ / 4));
+  const Normal4 z = normal4({seed_, stream::initialization, 0, parameter_},
+                            static_cast<std::uint32_t>(element_ / 4));
   const float value[4] = {z.z0, z.z1, z.z2, z.z3};
   return value[element_ % 4];
 }
@@ -67,7 +69,9 @@ void ParamStore::materialise(Context& context, Use use) {
   }
   for (Parameter& p : parameters_) {
     const auto part = [&](const Buffer& buffer, DType dtype) {
-      char* data = buffer.data() ? buffer.as<char>() + p.offset * static_cast<std::int64_t>(size_of(dtype)) : nullptr;
+      char* data = buffer.data()
+                       ? buffer.as<char>() + p.offset * static_cast<std::int64_t>(size_of(dtype))
+                       : nullptr;
       return Tensor{data, p.shape, dtype};
     };
     p.master = part(master_, acc_);
@@ -81,7 +85,8 @@ void ParamStore::initialise(std::uint64_t seed) {
   for (const Parameter& p : parameters_) {
     for (std::int64_t i = 0; i < p.shape.count(); ++i) {
       // Rounded to fp32 for every type, so that an fp64 run starts from the same weights.
-      const auto value = static_cast<float>(p.init(InitDraw(seed, p.index, static_cast<std::uint64_t>(i))));
+      const auto value =
+          static_cast<float>(p.init(InitDraw(seed, p.index, static_cast<std::uint64_t>(i))));
       const auto at = static_cast<std::size_t>(p.offset + i);
       if (acc_ == DType::f64) reinterpret_cast<double*>(bytes.data())[at] = value;
       else reinterpret_cast<float*>(bytes.data())[at] = value;
@@ -94,13 +99,16 @@ void ParamStore::initialise(std::uint64_t seed) {
 
 std::vector<std::byte> ParamStore::read(const Tensor& flat) {
   std::vector<std::byte> bytes(flat.bytes());
-  std::visit([&](auto& queue) { download(queue, bytes.data(), flat.data, bytes.size()); }, queue_.at(0));
+  std::visit([&](auto& queue) { download(queue, bytes.data(), flat.data, bytes.size()); },
+             queue_.at(0));
   return bytes;
 }
 
 void ParamStore::write(const Tensor& flat, const std::vector<std::byte>& bytes) {
-  FM_CHECK(flat.bytes() == bytes.size(), "[params] expected ", flat.bytes(), " bytes, got ", bytes.size());
-  std::visit([&](auto& queue) { upload(queue, flat.data, bytes.data(), bytes.size()); }, queue_.at(0));
+  FM_CHECK(flat.bytes() == bytes.size(), "[params] expected ", flat.bytes(), " bytes, got ",
+           bytes.size());
+  std::visit([&](auto& queue) { upload(queue, flat.data, bytes.data(), bytes.size()); },
+             queue_.at(0));
 }
 
 void ParamStore::refresh_compute() {
@@ -122,8 +130,8 @@ std::int64_t ParamStore::count() const {
 }
 
 std::size_t ParamStore::bytes() const {
-  return master_.bytes() + gradient_.bytes() + m_.bytes() + v_.bytes() + ema_.bytes() + compute_.bytes() +
-         decays_.bytes();
+  return master_.bytes() + gradient_.bytes() + m_.bytes() + v_.bytes() + ema_.bytes() +
+         compute_.bytes() + decays_.bytes();
 }
 
 }  // namespace fm

@@ -1,7 +1,8 @@
 // The parameters of a model: named, and flat in memory.
 //
-// All master weights lie in one buffer, all gradients in another, and so on, so that the optimizer is one launch.
-// Parameters are declared first (add), then given memory (materialise), then values (initialise or a checkpoint).
+// All master weights lie in one buffer, all gradients in another, and so on, so that the optimizer
+// is one launch. Parameters are declared first (add), then given memory (materialise), then values
+// (initialise or a checkpoint).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace fm {
 
-// The random numbers an element may start from: a function of (seed, parameter, element), the same on every machine.
+// The random numbers an element may start from: a function of (seed, parameter, element), the same
+// on every machine.
 class InitDraw {
  public:
   InitDraw(std::uint64_t seed, std::uint32_t parameter, std::uint64_t element)
@@ -38,14 +40,15 @@ struct Parameter {
   std::string name;
   Shape shape;
   Init init;
-  std::uint32_t index = 0;   // order of declaration
-  std::int64_t offset = 0;   // of its first element in the flat buffers
-  Tensor master;             // acc type
-  Tensor compute;            // compute type; master itself where the types agree
-  Tensor gradient;           // acc type; null data without training
+  std::uint32_t index = 0;  // order of declaration
+  std::int64_t offset = 0;  // of its first element in the flat buffers
+  Tensor master;            // acc type
+  Tensor compute;           // compute type; master itself where the types agree
+  Tensor gradient;          // acc type; null data without training
 };
 
-// Weight decay goes to matrices (rank >= 2) other than A_log and the norms' weights, never to vectors.
+// Weight decay goes to matrices (rank >= 2) other than A_log and the norms' weights, never to
+// vectors.
 bool weight_decays(const Parameter&);
 
 class ParamStore {
@@ -67,9 +70,9 @@ class ParamStore {
   Tensor compute() const { return whole(compute_, compute_type_); }
   const std::uint8_t* decays() const { return decays_.as<std::uint8_t>(); }
 
-  std::vector<std::byte> read(const Tensor& flat);             // a flat buffer's bytes
+  std::vector<std::byte> read(const Tensor& flat);  // a flat buffer's bytes
   void write(const Tensor& flat, const std::vector<std::byte>& bytes);
-  void refresh_compute();                                      // after the master weights changed
+  void refresh_compute();  // after the master weights changed
 
   const std::deque<Parameter>& all() const { return parameters_; }
   std::int64_t flat_count() const { return flat_count_; }  // padding included

@@ -31,7 +31,9 @@ class Shape {
     for (int i = 0; i < rank_; ++i) product *= (*this)[i];
     return product;
   }
-  std::int64_t rows() const { return rank_ ? count() / (back() ? back() : 1) : 1; }  // all but the last dimension
+  std::int64_t rows() const {
+    return rank_ ? count() / (back() ? back() : 1) : 1;
+  }  // all but the last dimension
 
   bool operator==(const Shape&) const = default;
 

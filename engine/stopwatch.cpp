@@ -36,12 +36,14 @@ void Stopwatch::mark(Queue& queue) {
 }
 
 std::vector<double> Stopwatch::intervals_ms() const {
-  // One interval fewer than there is room for: the slot of the oldest has been marked again as the running one's start.
+  // One interval fewer than there is room for: the slot of the oldest has been marked again as the
+  // running one's start.
   const std::size_t count = std::min(done_, intervals_ - 1);
   std::vector<double> times;
   for (std::size_t i = done_ - count; i < done_; ++i) {
     const std::size_t slot = i % intervals_ * 2;
-    times.push_back(std::visit([&](const auto& t) { return t.milliseconds(slot, slot + 1); }, ticks_));
+    times.push_back(
+        std::visit([&](const auto& t) { return t.milliseconds(slot, slot + 1); }, ticks_));
   }
   return times;
 }

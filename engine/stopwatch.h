@@ -13,8 +13,11 @@ class Stopwatch {
   // Keeps the last `intervals` times.
   Stopwatch(const Queue& queue, std::size_t intervals);
 
-  void mark(Queue& queue);            // a step ends (and the next begins) when the work enqueued so far is done
-  void restart() { running_ = false; }  // what follows is no step (a checkpoint, a sample): the next mark only begins
+  void mark(
+      Queue& queue);  // a step ends (and the next begins) when the work enqueued so far is done
+  void restart() {
+    running_ = false;
+  }  // what follows is no step (a checkpoint, a sample): the next mark only begins
   std::vector<double> intervals_ms() const;  // waits for the last mark
 
  private:
@@ -23,7 +26,7 @@ class Stopwatch {
 #else
   using Ticks = std::variant<CpuTicks>;
 #endif
-  Ticks ticks_;                    // interval i runs from slot 2i to slot 2i + 1
+  Ticks ticks_;  // interval i runs from slot 2i to slot 2i + 1
   std::size_t intervals_, done_ = 0;
   bool running_ = false;
 };

@@ -38,7 +38,8 @@ void Tape::hand_over(const Tensor& from, const Tensor& to) {
   const auto found = gradients_.find(from.data);
   FM_CHECK(found != gradients_.end() && !gradients_.count(to.data) && from.count() == to.count() &&
                from.dtype == to.dtype,
-           "[tape] a gradient is handed over once, between values of one size and type, got ", from, " to ", to);
+           "[tape] a gradient is handed over once, between values of one size and type, got ", from,
+           " to ", to);
   const Tensor gradient = found->second;
   gradients_.erase(found);
   gradients_.emplace(to.data, gradient);

@@ -1,7 +1,8 @@
-// What happened in a forward pass, to be walked back: an explicit list of operations with their gradient functions.
+// What happened in a forward pass, to be walked back: an explicit list of operations with their
+// gradient functions.
 //
-// Memory: an operation's output, what it saved, and the gradient of its output are released as soon as its gradient
-// function has run; everything that reads them has run by then.
+// Memory: an operation's output, what it saved, and the gradient of its output are released as soon
+// as its gradient function has run; everything that reads them has run by then.
 #pragma once
 
 #include <functional>
@@ -21,7 +22,8 @@ class Tape {
     std::vector<Tensor> saved;       // made by the operation for its gradient alone
     std::function<void()> backward;  // captures by name, so that what is kept alive is visible
   };
-  // Where an operation writes its share of an operand's gradient: `accumulate` is false for the first writer.
+  // Where an operation writes its share of an operand's gradient: `accumulate` is false for the
+  // first writer.
   struct Target {
     Tensor gradient;
     bool accumulate;
@@ -39,11 +41,13 @@ class Tape {
   void backward();
 
   // The calls below are for gradient functions. A gradient has its value's shape and type.
-  Tensor gradient(const Tensor& value) const;   // of an output; throws where nothing was written
-  Target target(const Tensor& value);           // of an operand
-  // Of an operand whose parts (columns) are overwritten by several operations, each its own, all of them in the end.
+  Tensor gradient(const Tensor& value) const;  // of an output; throws where nothing was written
+  Target target(const Tensor& value);          // of an operand
+  // Of an operand whose parts (columns) are overwritten by several operations, each its own, all of
+  // them in the end.
   Tensor parts(const Tensor& value) { return target(value).gradient; }
-  // The gradient of `from`, unchanged or changed in place, is from now on that of `to` (residual connections).
+  // The gradient of `from`, unchanged or changed in place, is from now on that of `to` (residual
+  // connections).
   void hand_over(const Tensor& from, const Tensor& to);
 
   std::size_t size() const { return operations_.size(); }

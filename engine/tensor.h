@@ -1,5 +1,5 @@
-// A tensor: a pointer, a shape and an element type. A small value; contiguous; it owns nothing (an arena or a
-// parameter store does) and has no gradient field (the tape knows gradients).
+// A tensor: a pointer, a shape and an element type. A small value; contiguous; it owns nothing (an
+// arena or a parameter store does) and has no gradient field (the tape knows gradients).
 #pragma once
 
 #include <cstddef>
@@ -21,12 +21,14 @@ struct Tensor {
   // The elements as T; T must be the tensor's type.
   template <class T>
   T* as() const {
-    FM_CHECK(dtype_of<T>() == dtype, "[tensor] asked for ", name_of(dtype_of<T>()), ", got ", *this);
+    FM_CHECK(dtype_of<T>() == dtype, "[tensor] asked for ", name_of(dtype_of<T>()), ", got ",
+             *this);
     return static_cast<T*>(data);
   }
   // The same memory in another shape of as many elements.
   Tensor view(const Shape& other) const {
-    FM_CHECK(other.count() == count(), "[view] the number of elements must stay, got ", shape, " as ", other);
+    FM_CHECK(other.count() == count(), "[view] the number of elements must stay, got ", shape,
+             " as ", other);
     return {data, other, dtype};
   }
 
@@ -35,14 +37,16 @@ struct Tensor {
   }
 };
 
-// Columns [begin, begin + width) of a tensor's rows: operands that are parts of a wider product are used in place.
+// Columns [begin, begin + width) of a tensor's rows: operands that are parts of a wider product are
+// used in place.
 struct Columns {
   Tensor of;
   std::int64_t begin, width;
 
-  Columns(const Tensor& whole, std::int64_t first, std::int64_t count) : of(whole), begin(first), width(count) {
-    FM_CHECK(first >= 0 && count > 0 && first + count <= whole.shape.back(), "[columns] ", first, " to ",
-             first + count, " must lie within ", whole);
+  Columns(const Tensor& whole, std::int64_t first, std::int64_t count)
+      : of(whole), begin(first), width(count) {
+    FM_CHECK(first >= 0 && count > 0 && first + count <= whole.shape.back(), "[columns] ", first,
+             " to ", first + count, " must lie within ", whole);
   }
   std::int64_t stride() const { return of.shape.back(); }
   template <class T>

@@ -34,7 +34,8 @@ const BlockKind& block_kind(const std::string& name) {
   for (const BlockKind& kind : kBlockKinds)
     if (name == kind.name) return kind;
   std::string known;
-  for (const BlockKind& kind : kBlockKinds) known += (known.empty() ? "" : " or ") + std::string(kind.name);
+  for (const BlockKind& kind : kBlockKinds)
+    known += (known.empty() ? "" : " or ") + std::string(kind.name);
   fail(Fault::usage, "[model] a block must be ", known, ", got ", name.empty() ? "nothing" : name);
 }
 
@@ -45,14 +46,17 @@ const Blocks* find_backbone(const std::string& name) {
   return found == backbones().end() ? nullptr : &found->second;
 }
 
-void check_block_kind(const std::string& kind) { block_kind(kind); }
+void check_block_kind(const std::string& kind) {
+  block_kind(kind);
+}
 
 Backbone::Backbone(ParamStore& params, const ModelConfig& config) {
   for (std::size_t i = 0; i < config.blocks.size(); ++i) {
     const BlockKind& kind = block_kind(config.blocks[i]);
     const std::string name = concat("blocks.", i);
     std::vector<Mixer> parts = {kind.make(params, name + ".mixer", config)};
-    if (kind.mlp) parts.push_back(SwigluMlp(params, name + ".mlp", config.d_model, config.mlp_hidden));
+    if (kind.mlp)
+      parts.push_back(SwigluMlp(params, name + ".mlp", config.d_model, config.mlp_hidden));
     blocks_.emplace_back(params, name, config.d_model, std::move(parts));
   }
 }

@@ -12,13 +12,16 @@ class Shapes {
  public:
   explicit Shapes(const SafetensorsFile& file) : file_(file) {
     // Names that every model has, whatever its blocks.
-    find_prefix(file, {"patch_embed.weight", "time_fc1.weight", "time_fc2.weight", "head.weight", "head_adaln.weight"},
+    find_prefix(file,
+                {"patch_embed.weight", "time_fc1.weight", "time_fc2.weight", "head.weight",
+                 "head_adaln.weight"},
                 Weights::raw, prefix_);
   }
   // The extent, or 0 where the tensor or the dimension is not there.
   int extent(const std::string& name, std::size_t dimension) const {
     const StoredTensor* stored = file_.find(prefix_ + name);
-    return stored && dimension < stored->shape.size() ? static_cast<int>(stored->shape[dimension]) : 0;
+    return stored && dimension < stored->shape.size() ? static_cast<int>(stored->shape[dimension])
+                                                      : 0;
   }
   bool has(const std::string& name) const { return file_.find(prefix_ + name) != nullptr; }
 
@@ -66,7 +69,8 @@ ModelConfig checkpoint_config(const SafetensorsFile& file, const std::optional<J
   const auto stored = file.metadata().find("config");
   if (stored != file.metadata().end()) {
     const Json json = Json::parse(stored->second, nullptr, false);
-    if (json.is_discarded()) fail(Fault::data, "[checkpoint] the metadata's config is not JSON (", path, ")");
+    if (json.is_discarded())
+      fail(Fault::data, "[checkpoint] the metadata's config is not JSON (", path, ")");
     from_json(config, json, path);
   } else {
     const Json decided = decided_by(Shapes(file));
@@ -77,7 +81,8 @@ ModelConfig checkpoint_config(const SafetensorsFile& file, const std::optional<J
       return std::find(config.blocks.begin(), config.blocks.end(), kind) != config.blocks.end();
     };
     if (known.count("blocks") && !uses("attention")) {
-      if (known.insert("heads").second) config.heads = std::max(1, config.d_model / 8);  // any valid number
+      if (known.insert("heads").second)
+        config.heads = std::max(1, config.d_model / 8);  // any valid number
       known.insert("mlp_hidden");
     }
     if (known.count("blocks") && !uses("mamba"))
@@ -87,8 +92,8 @@ ModelConfig checkpoint_config(const SafetensorsFile& file, const std::optional<J
       if (!known.count(name)) missing += (missing.empty() ? "" : ", ") + std::string(name);
     });
     if (!missing.empty())
-      fail(Fault::data, "[checkpoint] ", path, " has no config and its tensors do not decide ", missing,
-           "; give them with --config FILE.json");
+      fail(Fault::data, "[checkpoint] ", path, " has no config and its tensors do not decide ",
+           missing, "; give them with --config FILE.json");
   }
   try {
     validate(config);

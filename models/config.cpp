@@ -7,12 +7,13 @@ namespace fm {
 namespace {
 
 void check_range(const char* field, int value, int low, int high) {
-  FM_CHECK(value >= low && value <= high, "[model] ", field, " must be ", low, " to ", high, ", got ", value);
+  FM_CHECK(value >= low && value <= high, "[model] ", field, " must be ", low, " to ", high,
+           ", got ", value);
 }
 
 void check_multiple(const char* field, int value, int of) {
-  FM_CHECK(value > 0 && value % of == 0, "[model] ", field, " must be a positive multiple of ", of, ", got ", value,
-           "; ", value < of ? of : value / of * of, " would work");
+  FM_CHECK(value > 0 && value % of == 0, "[model] ", field, " must be a positive multiple of ", of,
+           ", got ", value, "; ", value < of ? of : value / of * of, " would work");
 }
 
 constexpr int kLargest = 1 << 16;  // of any width: products of two stay far from overflow
@@ -20,8 +21,8 @@ constexpr int kLargest = 1 << 16;  // of any width: products of two stay far fro
 }  // namespace
 
 void validate(const ModelConfig& c) {
-  FM_CHECK(!c.blocks.empty() && c.blocks.size() <= 1024, "[model] blocks must name 1 to 1024 blocks, got ",
-           c.blocks.size());
+  FM_CHECK(!c.blocks.empty() && c.blocks.size() <= 1024,
+           "[model] blocks must name 1 to 1024 blocks, got ", c.blocks.size());
   for (const std::string& kind : c.blocks) check_block_kind(kind);
   check_multiple("d_model", c.d_model, 8);
   check_multiple("mlp_hidden", c.mlp_hidden, 8);
@@ -35,7 +36,8 @@ void validate(const ModelConfig& c) {
       if (c.d_model % heads == 0 && c.d_model / heads % 8 == 0 && c.d_model / heads <= 128 &&
           (std::abs(heads - c.heads) < std::abs(best - c.heads) || c.d_model / best > 128))
         best = heads;
-    fail(Fault::usage, "[model] heads must divide d_model into head_dim a multiple of 8, at most 128, got ",
+    fail(Fault::usage,
+         "[model] heads must divide d_model into head_dim a multiple of 8, at most 128, got ",
          c.d_model, " / ", c.heads, "; heads ", best, " would work");
   }
   check_range("d_state", c.d_state, 1, 128);
@@ -49,8 +51,8 @@ void validate(const ModelConfig& c) {
   if (c.image % c.patch != 0) {
     int best = c.patch;
     while (c.image % best != 0) --best;
-    fail(Fault::usage, "[model] patch must divide the image, got patch ", c.patch, " for ", c.image, " pixels; ",
-         best, " would work");
+    fail(Fault::usage, "[model] patch must divide the image, got patch ", c.patch, " for ", c.image,
+         " pixels; ", best, " would work");
   }
 }
 
@@ -59,7 +61,8 @@ std::vector<std::string> backbone_blocks(const std::string& backbone, int depth)
   FM_CHECK(pattern, "[model] backbone must be mamba, transformer or hybrid, got ", backbone,
            "; for another list use --blocks mamba,attention,...");
   std::vector<std::string> blocks;
-  for (int i = 0; i < depth; ++i) blocks.push_back((*pattern)[static_cast<std::size_t>(i) % pattern->size()]);
+  for (int i = 0; i < depth; ++i)
+    blocks.push_back((*pattern)[static_cast<std::size_t>(i) % pattern->size()]);
   return blocks;
 }
 

@@ -51,8 +51,8 @@ struct ModelConfig {
 // Throws Fault::usage with a sentence that names the field and what would work.
 void validate(const ModelConfig&);
 
-// The block list of a backbone: "mamba" (8 mamba), "transformer" (8 attention), "hybrid" (mamba, attention, 4 times),
-// `depth` blocks of that pattern. Throws Fault::usage for another name.
+// The block list of a backbone: "mamba" (8 mamba), "transformer" (8 attention), "hybrid" (mamba,
+// attention, 4 times), `depth` blocks of that pattern. Throws Fault::usage for another name.
 std::vector<std::string> backbone_blocks(const std::string& backbone, int depth = 8);
 // The name of a block list that is one of these at some depth, otherwise "custom".
 std::string backbone_name(const std::vector<std::string>& blocks);

@@ -21,7 +21,8 @@ DataSet digits_data(CpuQueue& queue, Split split) {
     draw_digits(kDigitsSeed, first + begin, end - begin, data.pixels.data() + begin * pixels,
                 data.labels.data() + begin);
   });
-  data.fingerprint = md5_of({reinterpret_cast<const char*>(data.pixels.data()), data.pixels.size()});
+  data.fingerprint =
+      md5_of({reinterpret_cast<const char*>(data.pixels.data()), data.pixels.size()});
   return data;
 }
 

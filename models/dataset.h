@@ -1,4 +1,5 @@
-// Data sets: images as 8-bit pixels with labels, and where batches are drawn from them on the device.
+// Data sets: images as 8-bit pixels with labels, and where batches are drawn from them on the
+// device.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +11,13 @@
 namespace fm {
 
 struct DataSet {
-  std::string name;                   // "mnist", "digits"
-  std::string origin;                 // where it came from, for people
-  std::string fingerprint;            // md5 of the pixels
+  std::string name;         // "mnist", "digits"
+  std::string origin;       // where it came from, for people
+  std::string fingerprint;  // md5 of the pixels
   std::int64_t count = 0;
-  int channels = 1, size = 28;        // square images
-  std::vector<std::uint8_t> pixels;   // [count, channels, size, size]
-  std::vector<std::uint8_t> labels;   // [count]
+  int channels = 1, size = 28;       // square images
+  std::vector<std::uint8_t> pixels;  // [count, channels, size, size]
+  std::vector<std::uint8_t> labels;  // [count]
 
   std::int64_t pixels_per_image() const { return std::int64_t{channels} * size * size; }
 };
@@ -41,7 +42,8 @@ class DeviceData {
   Buffer pixels_, labels_;
 };
 
-// Bounds that any loss on real MNIST can be held against: mean squared error of the velocity, pixels in [-1, 1], t uniform.
+// Bounds that any loss on real MNIST can be held against: mean squared error of the velocity,
+// pixels in [-1, 1], t uniform.
 struct LossBound {
   const char* of;
   double loss;

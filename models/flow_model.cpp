@@ -22,7 +22,8 @@ void FlowModel::materialise(Context& context, ParamStore::Use use) {
   patch_embed_.materialise(context);
 }
 
-Tensor FlowModel::velocity(Context& context, const Tensor& x_t, const Tensor& t, const Tensor& labels) const {
+Tensor FlowModel::velocity(Context& context, const Tensor& x_t, const Tensor& t,
+                           const Tensor& labels) const {
   const ProfileRange range("forward");
   const Shape expected{t.count(), config_.channels, config_.image, config_.image};
   FM_CHECK(x_t.shape == expected, "[model] x_t must be ", expected, ", got ", x_t);

@@ -15,9 +15,11 @@ class FlowModel {
 
   void materialise(Context& context, ParamStore::Use use);
 
-  // x_t [B, C, H, W] and t [B] in acc type; labels [B] int32 where the model has classes (classes: the null label)
+  // x_t [B, C, H, W] and t [B] in acc type; labels [B] int32 where the model has classes (classes:
+  // the null label)
   // -> [B, C, H, W] in acc type.
-  Tensor velocity(Context& context, const Tensor& x_t, const Tensor& t, const Tensor& labels = {}) const;
+  Tensor velocity(Context& context, const Tensor& x_t, const Tensor& t,
+                  const Tensor& labels = {}) const;
 
   const ModelConfig& config() const { return config_; }
   ParamStore& params() { return params_; }

@@ -3,10 +3,10 @@
 #include <array>
 
 #include "engine/profile.h"
+#include "kernels/base/rng.h"
 #include "kernels/cast/cast.h"
 #include "kernels/linear_combination/linear_combination.h"
 #include "kernels/random/random.h"
-#include "kernels/base/rng.h"
 
 namespace fm {
 namespace {
@@ -38,7 +38,8 @@ class Velocity {
     if (!guided()) return;
     null_ = context.make(labels.shape, DType::i32);
     context.run([&]<class T>(auto& queue) {
-      fill(queue, Fill<std::int32_t>{null_.count(), model.config().classes, null_.as<std::int32_t>()});
+      fill(queue,
+           Fill<std::int32_t>{null_.count(), model.config().classes, null_.as<std::int32_t>()});
     });
   }
 
@@ -49,7 +50,8 @@ class Velocity {
       fill(queue, Fill<R>{t.count(), static_cast<R>(static_cast<float>(time)), t.as<R>()});
     });
     const Tensor v = model_.velocity(context_, x, t, labels_);
-    if (guided()) combine(context_, v, {{scale_, v}, {1 - scale_, model_.velocity(context_, x, t, null_)}});
+    if (guided())
+      combine(context_, v, {{scale_, v}, {1 - scale_, model_.velocity(context_, x, t, null_)}});
     return v;
   }
 
@@ -62,7 +64,8 @@ class Velocity {
   double scale_;
 };
 
-void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x, double t, double h) {
+void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x, double t,
+             double h) {
   const auto moved = [&](double factor, const Tensor& k) {
     const Tensor y = context.make(x.shape, x.dtype);
     combine(context, y, {{1, x}, {factor, k}});
@@ -70,9 +73,7 @@ void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x
   };
   const Tensor k1 = v(x, t);
   switch (solver) {
-    case Solver::euler:
-      combine(context, x, {{1, x}, {h, k1}});
-      break;
+    case Solver::euler: combine(context, x, {{1, x}, {h, k1}}); break;
     case Solver::midpoint:
       combine(context, x, {{1, x}, {h, v(moved(h / 2, k1), t + h / 2)}});
       break;
@@ -92,7 +93,8 @@ void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x
 // One batch of a request: its images' noise and labels, integrated.
 class Batch {
  public:
-  Batch(Context& context, const FlowModel& model, const SampleRequest& request, std::int64_t first, std::int64_t images)
+  Batch(Context& context, const FlowModel& model, const SampleRequest& request, std::int64_t first,
+        std::int64_t images)
       : context_(context), model_(model), request_(request), first_(first) {
     const ModelConfig& c = model.config();
     x_ = context.make({images, c.channels, c.image, c.image}, context.acc());
@@ -108,11 +110,14 @@ class Batch {
         const std::vector<R> values(from, from + x_.count());
         upload(queue, x_.data, values.data(), x_.bytes());
       } else {
-        normal_fill(queue, NormalFill<R>{x_.shape[0], pixels, first_, request_.seed, stream::sampling, x_.as<R>()});
+        normal_fill(queue, NormalFill<R>{x_.shape[0], pixels, first_, request_.seed,
+                                         stream::sampling, x_.as<R>()});
       }
       if (!labels_) return;
-      std::vector<std::int32_t> labels(static_cast<std::size_t>(x_.shape[0]), model_.config().classes);
-      if (!request_.labels.empty()) std::copy_n(request_.labels.begin() + first_, labels.size(), labels.begin());
+      std::vector<std::int32_t> labels(static_cast<std::size_t>(x_.shape[0]),
+                                       model_.config().classes);
+      if (!request_.labels.empty())
+        std::copy_n(request_.labels.begin() + first_, labels.size(), labels.begin());
       upload(queue, labels_.data, labels.data(), labels_.bytes());
     });
   }
@@ -151,7 +156,9 @@ Solver solver_named(const std::string& name) {
   fail(Fault::usage, "[solver] must be euler, midpoint, heun or rk4, got ", name);
 }
 
-const char* name_of(Solver solver) { return kNames[static_cast<std::size_t>(solver)]; }
+const char* name_of(Solver solver) {
+  return kNames[static_cast<std::size_t>(solver)];
+}
 
 int evaluations_per_step(Solver solver) {
   return solver == Solver::euler ? 1 : solver == Solver::rk4 ? 4 : 2;
@@ -171,15 +178,19 @@ void integrate(Context& context, const FlowModel& model, const Tensor& x, const 
   }
 }
 
-std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model, const SampleRequest& request) {
+std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model,
+                          const SampleRequest& request) {
   const ModelConfig& config = model.config();
   const std::int64_t pixels = std::int64_t{config.channels} * config.image * config.image;
-  FM_CHECK(request.count > 0 && request.batch > 0, "[sample] the number of images must be positive, got ",
-           request.count, " in batches of ", request.batch);
-  FM_CHECK(!request.noise || static_cast<std::int64_t>(request.noise->size()) == request.count * pixels,
-           "[sample] noise must hold ", request.count, " images of ", pixels, " values");
-  FM_CHECK(request.labels.empty() || static_cast<std::int64_t>(request.labels.size()) == request.count,
-           "[sample] labels must be one an image, got ", request.labels.size(), " for ", request.count);
+  FM_CHECK(request.count > 0 && request.batch > 0,
+           "[sample] the number of images must be positive, got ", request.count, " in batches of ",
+           request.batch);
+  FM_CHECK(
+      !request.noise || static_cast<std::int64_t>(request.noise->size()) == request.count * pixels,
+      "[sample] noise must hold ", request.count, " images of ", pixels, " values");
+  FM_CHECK(
+      request.labels.empty() || static_cast<std::int64_t>(request.labels.size()) == request.count,
+      "[sample] labels must be one an image, got ", request.labels.size(), " for ", request.count);
   const std::int64_t largest = std::min<std::int64_t>(request.batch, request.count);
   Context plan(queue, compute);
   SampleRequest rehearsal;
@@ -197,7 +208,8 @@ std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& mo
     Batch batch(context, model, request, first, images);
     const auto report = [&](int step) {
       if (request.on_step)
-        request.on_step(first, images, step, request.wants_states ? batch.images() : std::vector<float>{});
+        request.on_step(first, images, step,
+                        request.wants_states ? batch.images() : std::vector<float>{});
     };
     batch.start();
     report(0);

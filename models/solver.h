@@ -23,25 +23,28 @@ struct SampleSettings {
   float cfg_scale = 1;  // guidance: v_null + scale (v_label - v_null); 1: none
 };
 
-// Integrates x [B, C, H, W] (acc type) in place. labels [B] int32 for a class-conditional model. `after_step`, if any, is
-// called with the number of steps done; it may throw to stop.
+// Integrates x [B, C, H, W] (acc type) in place. labels [B] int32 for a class-conditional model.
+// `after_step`, if any, is called with the number of steps done; it may throw to stop.
 void integrate(Context& context, const FlowModel& model, const Tensor& x, const Tensor& labels,
                const SampleSettings& settings, const std::function<void(int)>& after_step = {});
 
 struct SampleRequest {
   std::int64_t count = 64;
   SampleSettings settings;
-  std::uint64_t seed = 0;                 // noise of image i is a function of (seed, i)
+  std::uint64_t seed = 0;                     // noise of image i is a function of (seed, i)
   const std::vector<float>* noise = nullptr;  // [count, C, H, W] instead
-  std::vector<std::int32_t> labels;       // [count]; empty: the null label, where the model has classes
-  int batch = 256;                        // images at a time
-  // Called after each step of each batch with the images so far: first image, steps done, states [images, C, H, W] when
-  // `wants_states`, else empty. Step 0 is the noise. May throw to stop.
+  std::vector<std::int32_t> labels;  // [count]; empty: the null label, where the model has classes
+  int batch = 256;                   // images at a time
+  // Called after each step of each batch with the images so far: first image, steps done, states
+  // [images, C, H, W] when `wants_states`, else empty. Step 0 is the noise. May throw to stop.
   bool wants_states = false;
-  std::function<void(std::int64_t first, std::int64_t images, int step, const std::vector<float>& states)> on_step;
+  std::function<void(std::int64_t first, std::int64_t images, int step,
+                     const std::vector<float>& states)>
+      on_step;
 };
 
 // [count, C, H, W], not clamped.
-std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model, const SampleRequest& request);
+std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model,
+                          const SampleRequest& request);
 
 }  // namespace fm

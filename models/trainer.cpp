@@ -27,7 +27,8 @@ void train_step(Context& context, const StepParts& parts) {
   Tape tape(context);
   context.tape = &tape;
   const Shape shape{batch, config.channels, config.image, config.image};
-  const Tensor x_t = context.make(shape, context.acc()), target = context.make(shape, context.acc());
+  const Tensor x_t = context.make(shape, context.acc()),
+               target = context.make(shape, context.acc());
   const Tensor t = context.make({batch}, context.acc());
   const Tensor labels = config.classes ? context.make({batch}, DType::i32) : Tensor{};
   {
@@ -61,26 +62,29 @@ void train_step(Context& context, const StepParts& parts) {
 }
 
 ParamStore::Use use_of(const TrainerSettings& settings) {
-  return settings.optimizer.ema_decay > 0 ? ParamStore::Use::training_with_ema : ParamStore::Use::training;
+  return settings.optimizer.ema_decay > 0 ? ParamStore::Use::training_with_ema
+                                          : ParamStore::Use::training;
 }
 
-const DataSet& checked(const DataSet& data, const ModelConfig& config, const TrainerSettings& settings) {
+const DataSet& checked(const DataSet& data, const ModelConfig& config,
+                       const TrainerSettings& settings) {
   FM_CHECK(settings.batch > 0, "[train] batch must be positive, got ", settings.batch);
   FM_CHECK(data.count >= settings.batch, "[train] the data set must hold a batch, got ", data.count,
            " images for batch ", settings.batch);
-  FM_CHECK(data.size == config.image && data.channels == config.channels, "[train] the model takes ",
-           config.channels, " x ", config.image, " x ", config.image, " images, ", data.name, " has ", data.channels,
-           " x ", data.size, " x ", data.size);
+  FM_CHECK(data.size == config.image && data.channels == config.channels,
+           "[train] the model takes ", config.channels, " x ", config.image, " x ", config.image,
+           " images, ", data.name, " has ", data.channels, " x ", data.size, " x ", data.size);
   if (config.classes)
     for (const std::uint8_t label : data.labels)
-      FM_CHECK(label < config.classes, "[train] classes must be more than the largest label, got ", config.classes,
-               " and label ", int{label});
+      FM_CHECK(label < config.classes, "[train] classes must be more than the largest label, got ",
+               config.classes, " and label ", int{label});
   return data;
 }
 
 }  // namespace
 
-Trainer::Trainer(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings, const DataSet& data)
+Trainer::Trainer(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings,
+                 const DataSet& data)
     : queue_(queue),
       settings_(settings),
       model_(config),
@@ -125,14 +129,15 @@ void Trainer::resume_at(const StepState& state) {
   steps_ = state.step;
 }
 
-std::size_t training_memory(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings,
-                            std::int64_t data_bytes) {
+std::size_t training_memory(const Queue& queue, const ModelConfig& config,
+                            const TrainerSettings& settings, std::int64_t data_bytes) {
   FlowModel model(config);
   Context plan(queue, settings.compute);
   model.materialise(plan, use_of(settings));
   Optimizer optimizer(plan, settings.optimizer);
   train_step(plan, {settings, model, optimizer, settings.batch, nullptr, nullptr});
-  return model.params().bytes() + optimizer.bytes() + plan.arena.peak() + static_cast<std::size_t>(data_bytes);
+  return model.params().bytes() + optimizer.bytes() + plan.arena.peak() +
+         static_cast<std::size_t>(data_bytes);
 }
 
 }  // namespace fm

@@ -1,5 +1,5 @@
-// Training: one step is data, forward, backward, clipping and AdamW, enqueued without a host decision; on CUDA it is
-// captured once and replayed as one graph, with the same bits as without.
+// Training: one step is data, forward, backward, clipping and AdamW, enqueued without a host
+// decision; on CUDA it is captured once and replayed as one graph, with the same bits as without.
 #pragma once
 
 #include <memory>
@@ -22,15 +22,17 @@ struct TrainerSettings {
   std::uint64_t seed = 0;
   OptimizerSettings optimizer;  // steps_per_epoch and dynamic_scale are set by the trainer
   TimeSampling time_sampling = TimeSampling::uniform;
-  float label_drop = 0.1f;      // where the model has classes
-  bool graph = true;            // on CUDA
+  float label_drop = 0.1f;  // where the model has classes
+  bool graph = true;        // on CUDA
 };
 
 class Trainer {
  public:
-  // Plans a step, takes its memory, initialises the weights from the seed. Throws Fault::usage where the data does not
-  // fit the model or is smaller than a batch, Fault::device where memory is short.
-  Trainer(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings, const DataSet& data);
+  // Plans a step, takes its memory, initialises the weights from the seed. Throws Fault::usage
+  // where the data does not fit the model or is smaller than a batch, Fault::device where memory is
+  // short.
+  Trainer(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings,
+          const DataSet& data);
   ~Trainer();
 
   // Enqueues one step. On CUDA it returns before the step is done.
@@ -44,7 +46,9 @@ class Trainer {
   }
   // Times of the last steps (up to 100), oldest first.
   std::vector<double> step_times_ms() const { return stopwatch_.intervals_ms(); }
-  void pause() { stopwatch_.restart(); }  // what happens until the next step is not part of a step's time
+  void pause() {
+    stopwatch_.restart();
+  }  // what happens until the next step is not part of a step's time
 
   FlowModel& model() { return model_; }
   Optimizer& optimizer() { return *optimizer_; }
@@ -52,7 +56,8 @@ class Trainer {
   const Queue& queue() const { return queue_; }
   std::size_t step_memory() const { return context_->arena.capacity(); }
 
-  // For a resume, after the parameter buffers were written: continues as if `state.step` steps had been run.
+  // For a resume, after the parameter buffers were written: continues as if `state.step` steps had
+  // been run.
   void resume_at(const StepState& state);
 
  private:
@@ -68,11 +73,13 @@ class Trainer {
   Stopwatch stopwatch_;
   std::unique_ptr<CudaGraph> graph_;
   std::uint64_t steps_ = 0;
-  bool warm_ = false;  // one step has run since the start: handles, algorithms and modules are there
+  bool warm_ =
+      false;  // one step has run since the start: handles, algorithms and modules are there
 };
 
-// Bytes that training takes on the device in all, found by planning a step; nothing large is allocated.
-std::size_t training_memory(const Queue& queue, const ModelConfig& config, const TrainerSettings& settings,
-                            std::int64_t data_bytes);
+// Bytes that training takes on the device in all, found by planning a step; nothing large is
+// allocated.
+std::size_t training_memory(const Queue& queue, const ModelConfig& config,
+                            const TrainerSettings& settings, std::int64_t data_bytes);
 
 }  // namespace fm

@@ -5,10 +5,11 @@
 
 namespace fm {
 
-Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight, const Parameter& bias,
-                     int directions) {
+Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight,
+                     const Parameter& bias, int directions) {
   FM_CHECK(x.of.shape.rank() == 3 && weight.shape.rank() == 2 && weight.shape[0] == x.width,
-           "[causal_conv1d] x must be ", weight.shape[0], " columns of [B, L, *], got ", x.width, " of ", x.of);
+           "[causal_conv1d] x must be ", weight.shape[0], " columns of [B, L, *], got ", x.width,
+           " of ", x.of);
   const ConvShape shape{.batch = static_cast<int>(x.of.shape[0]),
                         .length = static_cast<int>(x.of.shape[1]),
                         .channels = static_cast<int>(x.width),
@@ -24,24 +25,25 @@ Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight
                                        .u = u.as<T>()});
   });
   if (context.tape) {
-    context.tape->record({"causal_conv1d", u, {}, [&context, shape, x, &weight, &bias, u] {
-      const Columns dx = x.in(context.tape->parts(x.of));
-      const std::size_t bytes =
-          context.query([&]<class T>(auto&) { return conv_backward_workspace<T>(shape); });
-      Scratch workspace(context, bytes);
-      context.run([&]<class T>(auto& queue) {
-        conv_backward(queue, ConvBackward<T>{.shape = shape,
-                                             .x = x.as<T>(),
-                                             .x_stride = x.stride(),
-                                             .weight = weight.master.as<acc_t<T>>(),
-                                             .bias = bias.master.as<acc_t<T>>(),
-                                             .du = context.tape->gradient(u).as<T>(),
-                                             .dx = dx.as<T>(),
-                                             .dweight = weight.gradient.as<acc_t<T>>(),
-                                             .dbias = bias.gradient.as<acc_t<T>>(),
-                                             .workspace = workspace.data()});
-      });
-    }});
+    context.tape->record(
+        {"causal_conv1d", u, {}, [&context, shape, x, &weight, &bias, u] {
+           const Columns dx = x.in(context.tape->parts(x.of));
+           const std::size_t bytes =
+               context.query([&]<class T>(auto&) { return conv_backward_workspace<T>(shape); });
+           Scratch workspace(context, bytes);
+           context.run([&]<class T>(auto& queue) {
+             conv_backward(queue, ConvBackward<T>{.shape = shape,
+                                                  .x = x.as<T>(),
+                                                  .x_stride = x.stride(),
+                                                  .weight = weight.master.as<acc_t<T>>(),
+                                                  .bias = bias.master.as<acc_t<T>>(),
+                                                  .du = context.tape->gradient(u).as<T>(),
+                                                  .dx = dx.as<T>(),
+                                                  .dweight = weight.gradient.as<acc_t<T>>(),
+                                                  .dbias = bias.gradient.as<acc_t<T>>(),
+                                                  .workspace = workspace.data()});
+           });
+         }});
   }
   return u;
 }

@@ -12,8 +12,8 @@ struct PathPoint {
 // x0 (noise), x1 (data) [B, C, H, W] and t [B], all in acc type. No gradient.
 PathPoint flow_interpolate(Context&, const Tensor& x0, const Tensor& x1, const Tensor& t);
 
-// mean((v - target)^2), [1], in acc type. Its gradient starts the backward pass, multiplied by state's loss scale
-// (null: 1).
+// mean((v - target)^2), [1], in acc type. Its gradient starts the backward pass, multiplied by
+// state's loss scale (null: 1).
 Tensor flow_loss(Context&, const Tensor& v, const Tensor& target, const StepState* state);
 
 }  // namespace fm

@@ -5,8 +5,10 @@
 
 namespace fm {
 
-// x [B, L, d] in acc type (the residual stream), shift and scale: d columns each of one [B, *] tensor
-// -> (LN(x) (1 + scale) + shift) [B, L, d] in the compute type. The modulations get their gradient by parts.
+// x [B, L, d] in acc type (the residual stream), shift and scale: d columns each of one [B, *]
+// tensor
+// -> (LN(x) (1 + scale) + shift) [B, L, d] in the compute type. The modulations get their gradient
+// by parts.
 Tensor layernorm_modulate(Context&, const Tensor& x, const Columns& shift, const Columns& scale);
 
 }  // namespace fm

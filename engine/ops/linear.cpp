@@ -32,20 +32,21 @@ const T* narrow_gradient(Q& queue, const Tensor& dy, void* copy) {
 void backward(Context& context, const Product& p) {
   const Tensor dy = context.tape->gradient(p.y);
   const bool copied = dy.dtype != context.compute;
-  Scratch copy(context, copied ? static_cast<std::size_t>(dy.count()) * size_of(context.compute) : 0);
+  Scratch copy(context,
+               copied ? static_cast<std::size_t>(dy.count()) * size_of(context.compute) : 0);
   Scratch workspace(context, linear_backward_weight_workspace(p.shape));
   const bool wants_x = context.tape->wants(p.x);
   Tape::Target dx{};
   if (wants_x) dx = context.tape->target(p.x);
   context.run([&]<class T>(auto& queue) {
     const T* gradient = narrow_gradient<T>(queue, dy, copy.data());
-    linear_backward_weight(queue, LinearBackwardWeight<T>{
-                                      .shape = p.shape,
-                                      .dy = gradient,
-                                      .x = p.x.as<T>() + p.begin,
-                                      .dw = p.w->gradient.as<acc_t<T>>(),
-                                      .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
-                                      .workspace = workspace.data()});
+    linear_backward_weight(
+        queue, LinearBackwardWeight<T>{.shape = p.shape,
+                                       .dy = gradient,
+                                       .x = p.x.as<T>() + p.begin,
+                                       .dw = p.w->gradient.as<acc_t<T>>(),
+                                       .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
+                                       .workspace = workspace.data()});
     if (wants_x)
       linear_backward_input(queue, LinearBackwardInput<T>{.shape = p.shape,
                                                           .dy = gradient,
@@ -67,19 +68,23 @@ Tensor forward(Context& context, Product p) {
     if (p.y.dtype == dtype_of<T>()) product.template operator()<T>();
     else product.template operator()<acc_t<T>>();
   });
-  if (context.tape) context.tape->record({"linear", p.y, {}, [&context, p] { backward(context, p); }});
+  if (context.tape)
+    context.tape->record({"linear", p.y, {}, [&context, p] { backward(context, p); }});
   return p.y;
 }
 
 }  // namespace
 
-Tensor linear(Context& context, const Tensor& x, const Parameter& w, const Parameter* b, bool full_precision) {
-  FM_CHECK(w.shape.rank() == 2 && x.shape.back() == w.shape[1], "[linear] x's last dimension must be ", w.name,
-           "'s second, got x ", x, ", w ", w.shape);
+Tensor linear(Context& context, const Tensor& x, const Parameter& w, const Parameter* b,
+              bool full_precision) {
+  FM_CHECK(w.shape.rank() == 2 && x.shape.back() == w.shape[1],
+           "[linear] x's last dimension must be ", w.name, "'s second, got x ", x, ", w ", w.shape);
   const std::int64_t out = w.shape[0];
-  const Shape shape = x.shape.rank() == 3 ? Shape{x.shape[0], x.shape[1], out} : Shape{x.shape.rows(), out};
+  const Shape shape =
+      x.shape.rank() == 3 ? Shape{x.shape[0], x.shape[1], out} : Shape{x.shape.rows(), out};
   const DType dtype = full_precision ? context.acc() : context.compute;
-  const LinearShape product{.rows = x.shape.rows(), .in = static_cast<int>(w.shape[1]), .out = static_cast<int>(out)};
+  const LinearShape product{
+      .rows = x.shape.rows(), .in = static_cast<int>(w.shape[1]), .out = static_cast<int>(out)};
   return forward(context, {product, x, 0, true, &w, b, context.make(shape, dtype)});
 }
 
@@ -98,7 +103,8 @@ Tensor grouped_linear(Context& context, const Tensor& x, std::int64_t begin, con
                             .x_group = width,
                             .y_group = out};
   const bool whole = w.shape[2] == width;
-  return forward(context, {product, x, begin, whole, &w, nullptr, context.make({rows, groups, out})});
+  return forward(context,
+                 {product, x, begin, whole, &w, nullptr, context.make({rows, groups, out})});
 }
 
 }  // namespace fm

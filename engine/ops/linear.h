@@ -6,11 +6,15 @@
 
 namespace fm {
 
-// x [..., in], w [out, in], b [out] or null -> [..., out] in the compute type, or in acc type where `full_precision`.
-Tensor linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b, bool full_precision = false);
+// x [..., in], w [out, in], b [out] or null -> [..., out] in the compute type, or in acc type where
+// `full_precision`.
+Tensor linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b,
+              bool full_precision = false);
 
-// Groups side by side: columns [begin, begin + in) of each group of x [rows, groups, width], w [groups, out, in]
-// -> [rows, groups, out]. Where the columns are not the whole group, they are x's gradient's part (Tape::parts).
+// Groups side by side: columns [begin, begin + in) of each group of x [rows, groups, width], w
+// [groups, out, in]
+// -> [rows, groups, out]. Where the columns are not the whole group, they are x's gradient's part
+// (Tape::parts).
 Tensor grouped_linear(Context&, const Tensor& x, std::int64_t begin, const Parameter& w);
 
 }  // namespace fm

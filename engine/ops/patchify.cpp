@@ -6,7 +6,8 @@
 namespace fm {
 
 Tensor patchify(Context& context, const Tensor& image, int patch) {
-  FM_CHECK(image.shape.rank() == 4 && patch > 0 && image.shape[2] % patch == 0 && image.shape[3] % patch == 0,
+  FM_CHECK(image.shape.rank() == 4 && patch > 0 && image.shape[2] % patch == 0 &&
+               image.shape[3] % patch == 0,
            "[patchify] the patch must divide the image, got patch ", patch, ", image ", image);
   const PatchShape shape{static_cast<int>(image.shape[0]), static_cast<int>(image.shape[1]),
                          static_cast<int>(image.shape[2]), static_cast<int>(image.shape[3]), patch};
@@ -21,8 +22,10 @@ Tensor patchify(Context& context, const Tensor& image, int patch) {
 
 Tensor unpatchify(Context& context, const Tensor& tokens, int channels, int size, int patch) {
   const std::int64_t side = size / patch;
-  FM_CHECK(tokens.shape.rank() == 3 && tokens.shape[1] == side * side && tokens.shape[2] == channels * patch * patch,
-           "[unpatchify] tokens must be [B, ", side * side, ", ", channels * patch * patch, "], got ", tokens);
+  FM_CHECK(tokens.shape.rank() == 3 && tokens.shape[1] == side * side &&
+               tokens.shape[2] == channels * patch * patch,
+           "[unpatchify] tokens must be [B, ", side * side, ", ", channels * patch * patch,
+           "], got ", tokens);
   const PatchShape shape{static_cast<int>(tokens.shape[0]), channels, size, size, patch};
   const Tensor image = context.make({tokens.shape[0], channels, size, size}, context.acc());
   context.run([&]<class T>(auto& queue) {
@@ -30,14 +33,16 @@ Tensor unpatchify(Context& context, const Tensor& tokens, int channels, int size
     unpatchify(queue, Unpatchify<A, A>{shape, tokens.as<A>(), image.as<A>()});
   });
   if (context.tape) {
-    context.tape->record({"unpatchify", image, {}, [&context, shape, tokens, image] {
-      const Tape::Target target = context.tape->target(tokens);
-      FM_CHECK(!target.accumulate, "[unpatchify] the tokens must have no other use");
-      context.run([&]<class T>(auto& queue) {
-        using A = acc_t<T>;
-        patchify(queue, Patchify<A, A>{shape, context.tape->gradient(image).as<A>(), target.gradient.as<A>()});
-      });
-    }});
+    context.tape->record(
+        {"unpatchify", image, {}, [&context, shape, tokens, image] {
+           const Tape::Target target = context.tape->target(tokens);
+           FM_CHECK(!target.accumulate, "[unpatchify] the tokens must have no other use");
+           context.run([&]<class T>(auto& queue) {
+             using A = acc_t<T>;
+             patchify(queue, Patchify<A, A>{shape, context.tape->gradient(image).as<A>(),
+                                            target.gradient.as<A>()});
+           });
+         }});
   }
   return image;
 }

@@ -5,7 +5,8 @@
 
 namespace fm {
 
-// image [B, C, H, W] in acc type -> tokens [B, L, C p p] in the compute type. No gradient: images are data.
+// image [B, C, H, W] in acc type -> tokens [B, L, C p p] in the compute type. No gradient: images
+// are data.
 Tensor patchify(Context&, const Tensor& image, int patch);
 
 // tokens [B, L, C p p] in acc type -> image [B, channels, H, W] in acc type, `size` its H and W.

@@ -5,8 +5,8 @@
 
 namespace fm {
 
-// x [B, L, d] in acc type, f [B, L, d] in the compute type, gate: d columns of a [B, *] tensor -> [B, L, d] in acc type.
-// The gate gets its gradient by parts; x's is handed over.
+// x [B, L, d] in acc type, f [B, L, d] in the compute type, gate: d columns of a [B, *] tensor ->
+// [B, L, d] in acc type. The gate gets its gradient by parts; x's is handed over.
 Tensor residual_gate(Context&, const Tensor& x, const Tensor& f, const Columns& gate);
 
 }  // namespace fm

@@ -8,7 +8,8 @@ namespace {
 
 void backward(Context& context, const RmsNormShape& shape, const Tensor& x, const Tensor& y,
               const std::vector<const Parameter*>& weights) {
-  const std::size_t bytes = context.query([&]<class T>(auto&) { return rmsnorm_backward_workspace<T>(shape); });
+  const std::size_t bytes =
+      context.query([&]<class T>(auto&) { return rmsnorm_backward_workspace<T>(shape); });
   Scratch workspace(context, bytes);
   const Tensor gradient = context.tape->gradient(y);
   context.run([&]<class T>(auto& queue) {
@@ -32,7 +33,8 @@ void backward(Context& context, const RmsNormShape& shape, const Tensor& x, cons
 
 Tensor rmsnorm(Context& context, const Tensor& x, const std::vector<const Parameter*>& weights) {
   FM_CHECK(x.shape.rank() == 3 && !weights.empty() && weights.size() <= 3,
-           "[rmsnorm] x must be [rows, groups, width] with 1 to 3 weights, got ", x, ", ", weights.size());
+           "[rmsnorm] x must be [rows, groups, width] with 1 to 3 weights, got ", x, ", ",
+           weights.size());
   RmsNormShape shape{.rows = x.shape[0],
                      .groups = static_cast<int>(x.shape[1]),
                      .width = static_cast<int>(x.shape[2]),
@@ -50,7 +52,8 @@ Tensor rmsnorm(Context& context, const Tensor& x, const std::vector<const Parame
   const Tensor y = context.make(x.shape);
   context.run([&]<class T>(auto& queue) {
     RmsNormForward<T> p{.shape = shape, .x = x.as<T>(), .weight = {}, .y = y.as<T>()};
-    for (std::size_t i = 0; i < weights.size(); ++i) p.weight[i] = weights[i]->master.as<acc_t<T>>();
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      p.weight[i] = weights[i]->master.as<acc_t<T>>();
     rmsnorm_forward(queue, p);
   });
   if (context.tape)

@@ -23,15 +23,15 @@ ScanInputs<T> inputs(const SelectiveScanOperands& x) {
           .dt_bias = x.dt_bias->master.as<acc_t<T>>()};
 }
 
-void backward(Context& context, const ScanShape& shape, const SelectiveScanOperands& x, const Tensor& o,
-              const Tensor& y, const Tensor& states) {
+void backward(Context& context, const ScanShape& shape, const SelectiveScanOperands& x,
+              const Tensor& o, const Tensor& y, const Tensor& states) {
   Tape& tape = *context.tape;
   const Tape::Target du = tape.target(x.u), ddt = tape.target(x.dt);
   FM_CHECK(!du.accumulate && !ddt.accumulate, "[selective_scan] must be the last to read u and dt");
   const Columns dz = x.z.in(tape.parts(x.z.of));
   const Tensor dbc = tape.parts(x.bc);
-  const std::size_t bytes = context.query(
-      [&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
+  const std::size_t bytes =
+      context.query([&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
   Scratch workspace(context, bytes);
   context.run([&]<class T>(auto& queue) {
     scan_backward(queue, ScanBackward<T>{.shape = shape,
@@ -68,8 +68,8 @@ Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
   Tensor y, states;
   if (context.tape) {
     y = context.make(x.u.shape);
-    const std::size_t bytes = context.query(
-        [&]<class T>(auto& queue) { return scan_states_bytes<T>(queue, shape); });
+    const std::size_t bytes =
+        context.query([&]<class T>(auto& queue) { return scan_states_bytes<T>(queue, shape); });
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
   }
   {

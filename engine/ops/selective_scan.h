@@ -7,10 +7,10 @@
 namespace fm {
 
 struct SelectiveScanOperands {
-  Tensor u;    // [B, L, channels]
-  Tensor dt;   // [B, L, channels], before bias and softplus
-  Columns z;   // channels columns of a [B, L, *] tensor: the gate
-  Tensor bc;   // [B L, directions, width]: b in columns [b_begin, b_begin + state), c right after
+  Tensor u;   // [B, L, channels]
+  Tensor dt;  // [B, L, channels], before bias and softplus
+  Columns z;  // channels columns of a [B, L, *] tensor: the gate
+  Tensor bc;  // [B L, directions, width]: b in columns [b_begin, b_begin + state), c right after
   std::int64_t b_begin;
   int state, directions;
   const Parameter* a_log;    // [channels, state]

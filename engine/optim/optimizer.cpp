@@ -30,16 +30,17 @@ void Optimizer::step(Context& context, ParamStore& params, const Tensor& loss) {
                                                  .ring_size = kRecordRing,
                                                  .grad_norm = nullptr,
                                                  .workspace = workspace.data()});
-    adamw_update(queue, AdamWUpdate<T>{.count = count,
-                                       .grad = params.gradient().as<A>(),
-                                       .master = params.master().as<A>(),
-                                       .m = params.m().as<A>(),
-                                       .v = params.v().as<A>(),
-                                       .ema = params.ema() ? params.ema().as<A>() : nullptr,
-                                       .compute = params.compute() ? params.compute().as<T>() : nullptr,
-                                       .decays = params.decays(),
-                                       .settings = settings_,
-                                       .state = state_.as<StepState>()});
+    adamw_update(queue,
+                 AdamWUpdate<T>{.count = count,
+                                .grad = params.gradient().as<A>(),
+                                .master = params.master().as<A>(),
+                                .m = params.m().as<A>(),
+                                .v = params.v().as<A>(),
+                                .ema = params.ema() ? params.ema().as<A>() : nullptr,
+                                .compute = params.compute() ? params.compute().as<T>() : nullptr,
+                                .decays = params.decays(),
+                                .settings = settings_,
+                                .state = state_.as<StepState>()});
   });
 }
 
@@ -49,7 +50,9 @@ StepState Optimizer::read_state() {
   return state;
 }
 
-void Optimizer::write_state(const StepState& state) { state_.upload_from(&state, sizeof state); }
+void Optimizer::write_state(const StepState& state) {
+  state_.upload_from(&state, sizeof state);
+}
 
 std::vector<StepRecord> Optimizer::records(std::uint64_t first, std::uint64_t last) {
   std::vector<StepRecord> ring(kRecordRing), wanted;

@@ -1,4 +1,5 @@
-// The end of a training step: clipping, loss scaling, AdamW and EMA on a parameter store, all on the device.
+// The end of a training step: clipping, loss scaling, AdamW and EMA on a parameter store, all on
+// the device.
 #pragma once
 
 #include <vector>
@@ -8,16 +9,17 @@
 
 namespace fm {
 
-constexpr float kInitialLossScale = 65536;  // fp16; other types are not scaled
+constexpr float kInitialLossScale = 65536;         // fp16; other types are not scaled
 constexpr float kSmallestLossScale = 1.0f / 1024;  // below it training is considered lost
-constexpr int kRecordRing = 4096;           // steps whose records are kept on the device
+constexpr int kRecordRing = 4096;                  // steps whose records are kept on the device
 
 class Optimizer {
  public:
   // Dynamic loss scaling is on where the context computes in fp16.
   Optimizer(Context& context, const OptimizerSettings& settings);
 
-  // Reads the gradients and the loss [1] of this step, decides, updates, advances the state. Enqueued, not waited for.
+  // Reads the gradients and the loss [1] of this step, decides, updates, advances the state.
+  // Enqueued, not waited for.
   void step(Context& context, ParamStore& params, const Tensor& loss);
 
   const StepState* device_state() const { return state_.as<StepState>(); }

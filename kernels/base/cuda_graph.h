@@ -10,7 +10,8 @@ namespace fm {
 
 class CudaGraph {
  public:
-  // Captures what `work` enqueues on the queue (nothing runs). Whatever needs a first call must have had it.
+  // Captures what `work` enqueues on the queue (nothing runs). Whatever needs a first call must
+  // have had it.
   CudaGraph(CudaQueue& queue, const std::function<void()>& work);
   void launch(CudaQueue& queue) const;
 

@@ -75,7 +75,8 @@ void* allocate(CudaQueue&, std::size_t bytes);
 void release(CpuQueue&, void* memory) noexcept;
 void release(CudaQueue&, void* memory) noexcept;
 
-// Bytes in use as the system sees it: on CUDA the device's, by all processes; on the CPU this process's peak.
+// Bytes in use as the system sees it: on CUDA the device's, by all processes; on the CPU this
+// process's peak.
 std::size_t system_memory_in_use(CpuQueue&);
 std::size_t system_memory_in_use(CudaQueue&);
 

@@ -1,4 +1,5 @@
-// Moments on a queue, taken without waiting for it: `capacity` slots, each overwritten by the next mark of it.
+// Moments on a queue, taken without waiting for it: `capacity` slots, each overwritten by the next
+// mark of it.
 #pragma once
 
 #include <chrono>

@@ -8,7 +8,8 @@ namespace fm {
 AdalnBlock::AdalnBlock(ParamStore& params, const std::string& name, int d, std::vector<Mixer> parts)
     : d_(d),
       parts_(std::move(parts)),
-      adaln_(params, name + ".adaln", d, 3 * static_cast<int>(parts_.size()) * d, true, LinearLayer::Start::zero) {}
+      adaln_(params, name + ".adaln", d, 3 * static_cast<int>(parts_.size()) * d, true,
+             LinearLayer::Start::zero) {}
 
 Tensor AdalnBlock::operator()(Context& context, Tensor x, const Tensor& condition) const {
   const Tensor modulation = adaln_(context, condition);
@@ -19,7 +20,8 @@ Tensor AdalnBlock::operator()(Context& context, Tensor x, const Tensor& conditio
   };
   for (const Mixer& part : parts_) {
     const Columns shift = next(), scale = next(), gate = next();
-    x = residual_gate(context, x, part(context, layernorm_modulate(context, x, shift, scale)), gate);
+    x = residual_gate(context, x, part(context, layernorm_modulate(context, x, shift, scale)),
+                      gate);
   }
   return x;
 }

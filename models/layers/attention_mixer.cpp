@@ -7,7 +7,8 @@ namespace fm {
 
 Mixer make_attention_mixer(ParamStore& params, const std::string& name, const ModelConfig& config) {
   const int d = config.d_model, heads = config.heads;
-  const LinearLayer qkv(params, name + ".qkv", d, 3 * d);  // rows: q of every head, k of every head, v of every head
+  const LinearLayer qkv(params, name + ".qkv", d,
+                        3 * d);  // rows: q of every head, k of every head, v of every head
   const LinearLayer proj(params, name + ".proj", d, d);
   return [qkv, proj, heads](Context& context, const Tensor& x) {
     return proj(context, attention(context, qkv(context, x), heads));

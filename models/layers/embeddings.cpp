@@ -13,9 +13,11 @@ constexpr int kSinusoidWidth = 256;
 std::vector<double> position_table(int d, int side) {
   const int frequencies = d / 4;
   std::vector<double> table;
-  table.reserve(static_cast<std::size_t>(side) * static_cast<std::size_t>(side) * static_cast<std::size_t>(d));
+  table.reserve(static_cast<std::size_t>(side) * static_cast<std::size_t>(side) *
+                static_cast<std::size_t>(d));
   const auto encode = [&](int position) {
-    for (const auto wave : {static_cast<double (*)(double)>(std::sin), static_cast<double (*)(double)>(std::cos)})
+    for (const auto wave :
+         {static_cast<double (*)(double)>(std::sin), static_cast<double (*)(double)>(std::cos)})
       for (int k = 0; k < frequencies; ++k)
         table.push_back(wave(position * std::exp(-std::log(10000.0) * k / frequencies)));
   };
@@ -51,11 +53,13 @@ ConditionEmbed::ConditionEmbed(ParamStore& params, const ModelConfig& config)
     : fc1_(params, "time_fc1", kSinusoidWidth, 4 * config.d_model),
       fc2_(params, "time_fc2", 4 * config.d_model, config.d_model) {
   if (config.classes)
-    labels_ = &params.add("label_embed.weight", {config.classes + 1, config.d_model}, init_normal(0.02));
+    labels_ =
+        &params.add("label_embed.weight", {config.classes + 1, config.d_model}, init_normal(0.02));
 }
 
 Tensor ConditionEmbed::operator()(Context& context, const Tensor& t, const Tensor& labels) const {
-  Tensor c = fc2_(context, silu(context, fc1_(context, sinusoid_embedding(context, t, kSinusoidWidth))));
+  Tensor c =
+      fc2_(context, silu(context, fc1_(context, sinusoid_embedding(context, t, kSinusoidWidth))));
   if (labels_) {
     FM_CHECK(labels, "[model] a class-conditional model needs labels");
     c = add_label(context, c, labels, *labels_);
@@ -65,14 +69,18 @@ Tensor ConditionEmbed::operator()(Context& context, const Tensor& t, const Tenso
 
 VelocityHead::VelocityHead(ParamStore& params, const ModelConfig& config)
     : config_(config),
-      adaln_(params, "head_adaln", config.d_model, 2 * config.d_model, true, LinearLayer::Start::zero),
-      linear_(params, "head", config.d_model, config.token_width(), true, LinearLayer::Start::zero) {}
+      adaln_(params, "head_adaln", config.d_model, 2 * config.d_model, true,
+             LinearLayer::Start::zero),
+      linear_(params, "head", config.d_model, config.token_width(), true,
+              LinearLayer::Start::zero) {}
 
 Tensor VelocityHead::operator()(Context& context, const Tensor& h, const Tensor& condition) const {
   const Tensor modulation = adaln_(context, condition);
   const std::int64_t d = config_.d_model;
-  const Tensor m = layernorm_modulate(context, h, Columns(modulation, 0, d), Columns(modulation, d, d));
-  return unpatchify(context, linear_(context, m, true), config_.channels, config_.image, config_.patch);
+  const Tensor m =
+      layernorm_modulate(context, h, Columns(modulation, 0, d), Columns(modulation, d, d));
+  return unpatchify(context, linear_(context, m, true), config_.channels, config_.image,
+                    config_.patch);
 }
 
 }  // namespace fm

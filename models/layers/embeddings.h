@@ -45,8 +45,8 @@ class VelocityHead {
   LinearLayer adaln_, linear_;
 };
 
-// [side * side, d]: the first half of a row encodes the token's row, the second its column, each as sines of d/4
-// frequencies 10000^(-k / (d/4)), then cosines.
+// [side * side, d]: the first half of a row encodes the token's row, the second its column, each as
+// sines of d/4 frequencies 10000^(-k / (d/4)), then cosines.
 std::vector<double> position_table(int d, int side);
 
 }  // namespace fm

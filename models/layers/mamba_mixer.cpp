@@ -1,6 +1,7 @@
-// The Mamba mixer (S6) over one or two directions, with the norms that keep a hybrid stack stable: RMSNorm on dt, B and
-// C of each direction (as in Jamba and Falcon-Mamba) and on the gated output (as in Mamba-2).
-// Source: Gu and Dao 2023, "Mamba", section 3.4; two directions: Zhu et al. 2024, "Vision Mamba".
+// The Mamba mixer (S6) over one or two directions, with the norms that keep a hybrid stack stable:
+// RMSNorm on dt, B and C of each direction (as in Jamba and Falcon-Mamba) and on the gated output
+// (as in Mamba-2). Source: Gu and Dao 2023, "Mamba", section 3.4; two directions: Zhu et al. 2024,
+// "Vision Mamba".
 #include <cmath>
 
 #include "engine/ops/causal_conv1d.h"
@@ -12,7 +13,8 @@
 namespace fm {
 namespace {
 
-constexpr double kSmallestStep = 1e-3, kLargestStep = 0.1;  // of delta at the start, log-uniform between them
+constexpr double kSmallestStep = 1e-3,
+                 kLargestStep = 0.1;  // of delta at the start, log-uniform between them
 
 // softplus(dt_bias) is log-uniform in [kSmallestStep, kLargestStep].
 double start_dt_bias(const InitDraw& draw) {
@@ -21,7 +23,8 @@ double start_dt_bias(const InitDraw& draw) {
 }
 
 struct MambaMixer {
-  int groups, channels, state, rank;  // directions; scanned channels of one direction; n; rank of dt
+  int groups, channels, state,
+      rank;  // directions; scanned channels of one direction; n; rank of dt
   LinearLayer in_proj, out_proj;
   const Parameter *conv_weight, *conv_bias, *x_proj, *dt_proj, *dt_bias, *a_log, *d;
   const Parameter *dt_norm = nullptr, *b_norm = nullptr, *c_norm = nullptr, *out_norm = nullptr;
@@ -59,7 +62,8 @@ MambaMixer::MambaMixer(ParamStore& params, const std::string& name, const ModelC
 }
 
 Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
-  const std::int64_t batch = x.shape[0], length = x.shape[1], tokens = batch * length, all = groups * channels;
+  const std::int64_t batch = x.shape[0], length = x.shape[1], tokens = batch * length,
+                     all = groups * channels;
   // Rows of in_proj: x of every direction, then z of every direction. Both are used in place.
   const Tensor xz = in_proj(context, x);
   const Tensor u = causal_conv1d(context, Columns(xz, 0, all), *conv_weight, *conv_bias, groups);

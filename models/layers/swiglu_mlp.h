@@ -11,7 +11,9 @@ class SwigluMlp {
   SwigluMlp(ParamStore& params, const std::string& name, int d, int hidden)
       : w12_(params, name + ".w12", d, 2 * hidden), w3_(params, name + ".w3", hidden, d) {}
 
-  Tensor operator()(Context& context, const Tensor& x) const { return w3_(context, swiglu(context, w12_(context, x))); }
+  Tensor operator()(Context& context, const Tensor& x) const {
+    return w3_(context, swiglu(context, w12_(context, x)));
+  }
 
  private:
   LinearLayer w12_, w3_;  // rows of w12: gate, then up

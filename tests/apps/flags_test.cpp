@@ -131,23 +131,25 @@ TEST_SUITE("cpu") {
     const std::string set = put_set(folder / "set");
     const std::string file =
         put(folder / "c.json",
-            R"({"model": {"d_model": 48, "d_state": 3}, "train": {"batch": 16, "lr": 0.5}})")
+            R"({"model": {"d_model": 48, "d_state": 3}, "train": {"batch": 8, "lr": 0.5}})")
             .string();
     const Arguments base = {"--data", set, "--preset", "tiny"};
     Json config = resolved(base);
     CHECK(config["model"]["blocks"] == Json::parse(R"(["mamba", "mamba", "mamba", "mamba"])"));
     CHECK(config["model"]["d_model"] == 64);
     CHECK(config["model"]["d_conv"] == 4);
-    CHECK(config["train"]["batch"] == 64);
+    CHECK(config["train"]["batch"] == 16);
     CHECK(config["train"]["dtype"] == "fp32");
     CHECK(config["data"]["source"] == set);
     CHECK(config["data"]["images"] == 64);
+    CHECK(config["train"]["max_steps"] > 0);
+    CHECK(resolved(base + Arguments{"--epochs", "3"})["train"]["max_steps"] == 0);
     config = resolved(
         base + Arguments{"--config", file, "--heads", "2", "--d-state", "4", "--lr", "0.25"});
     CHECK(config["model"]["d_model"] == 48);
     CHECK(config["model"]["d_state"] == 4);
     CHECK(config["model"]["patch"] == 4);
-    CHECK(config["train"]["batch"] == 16);
+    CHECK(config["train"]["batch"] == 8);
     CHECK(config["train"]["lr"] == 0.25);
     // A backbone asked for beats the file's blocks and keeps their number.
     put(folder / "c.json", R"({"blocks": ["mamba", "mamba"]})");

@@ -1,7 +1,9 @@
-// The engine against PyTorch: every golden file of this folder and of $FM_GOLDEN_DIR, in every precision.
+// The engine against PyTorch: every golden file of this folder and of $FM_GOLDEN_DIR, in every
+// precision.
 //
-// A file holds weights, inputs and what the model makes of them, computed in float64: velocity, loss, gradients, their
-// norm, the weights after clipped AdamW steps, and samples by four solvers. Any configuration the model accepts.
+// A file holds weights, inputs and what the model makes of them, computed in float64: velocity,
+// loss, gradients, their norm, the weights after clipped AdamW steps, and samples by four solvers.
+// Any configuration the model accepts.
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -128,7 +130,8 @@ class Golden {
     const auto values = file_.read<std::int64_t>("in.labels");
     const std::vector<std::int32_t> narrow(values.begin(), values.end());
     const Tensor tensor = context_.make({static_cast<std::int64_t>(narrow.size())}, DType::i32);
-    std::visit([&](auto& queue) { upload(queue, tensor.data, narrow.data(), tensor.bytes()); }, context_.queue);
+    std::visit([&](auto& queue) { upload(queue, tensor.data, narrow.data(), tensor.bytes()); },
+               context_.queue);
     return tensor;
   }
 
@@ -144,7 +147,8 @@ class Golden {
     context_.tape = &tape;
     const Shape shape = image_shape();
     const Tensor t = input("in.t", {shape[0]});
-    const PathPoint point = flow_interpolate(context_, input("in.x0", shape), input("in.x1", shape), t);
+    const PathPoint point =
+        flow_interpolate(context_, input("in.x0", shape), input("in.x1", shape), t);
     const Tensor v = model_.velocity(context_, point.x_t, t, labels());
     const Tensor loss = flow_loss(context_, v, point.target, optimizer_->device_state());
     const Values velocity = output(v), value = output(loss);
@@ -156,7 +160,8 @@ class Golden {
 
   void check_step(const GoldenTolerance& tolerance) {
     const auto [velocity, loss] = forward_backward(false);
-    expect_close("velocity", velocity, file_.read_floats<double>("out.velocity"), tolerance.velocity);
+    expect_close("velocity", velocity, file_.read_floats<double>("out.velocity"),
+                 tolerance.velocity);
     expect_close("loss", loss, file_.read_floats<double>("out.loss"), tolerance.loss);
     const double norm = file_.read_floats<double>("out.grad_norm")[0];
     double error = 0, sum = 0;
@@ -194,8 +199,8 @@ class Golden {
     }
   }
 
-  // AdamW turns a gradient of rounding noise into a full step: the k third of qkv.bias, whose gradient is exactly zero,
-  // is left out.
+  // AdamW turns a gradient of rounding noise into a full step: the k third of qkv.bias, whose
+  // gradient is exactly zero, is left out.
   void check_adamw(const GoldenTolerance& tolerance) {
     if (context_.compute == DType::bf16) return;
     const int steps = case_.at("adamw_steps").get<int>();
@@ -237,7 +242,9 @@ void check_all(const Queue& queue, std::initializer_list<DType> types) {
 }  // namespace
 
 TEST_SUITE("cpu") {
-  TEST_CASE("golden: PyTorch's figures on the CPU") { check_all(CpuQueue(), {DType::f64, DType::f32}); }
+  TEST_CASE("golden: PyTorch's figures on the CPU") {
+    check_all(CpuQueue(), {DType::f64, DType::f32});
+  }
 }
 
 #if FM_CUDA
