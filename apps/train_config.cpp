@@ -24,7 +24,7 @@ struct Tiny {
   }
   // As many as about 90 seconds hold on two cores.
   static std::int64_t steps(const std::string& backbone) {
-    return backbone == "mamba" ? 3200 : backbone == "hybrid" ? 4000 : 5600;
+    return backbone == "mamba" ? 2600 : backbone == "hybrid" ? 3600 : 4000;
   }
 };
 
