@@ -57,6 +57,7 @@ mkdir -p "$logs"
 # shellcheck disable=SC2317  # xargs calls it, in a shell of its own
 check_one() {
   local tool=$1 name=$2 start=$SECONDS status=0 flags log=$logs/$1-$2.log
+  if [ "$tool" = racecheck ]; then export FM_TEST_EFFORT=small; fi  # it slows kernels some hundred times
   read -ra flags <<<"${SANITIZER_FLAGS:-}"
   "$sanitizer" --tool "$tool" --error-exitcode 99 "${flags[@]}" "$build/bin/test_${name%%.*}" \
     --test-suite=gpu --source-file="*/${name#*.}.cpp" >"$log" 2>&1 || status=$?

@@ -258,8 +258,9 @@ TEST_SUITE("cpu") {
 #if FM_CUDA
 TEST_SUITE("gpu") {
   TEST_CASE("solver: on CUDA too, a sample does not depend on its batch") {
-    check_batches(Sampler(4, cuda_queue(), DType::f32), 1e-4);
     check_batches(Sampler(4, cuda_queue(), DType::f16), 3e-2);
+    if (small_effort()) return;
+    check_batches(Sampler(4, cuda_queue(), DType::f32), 1e-4);
     check_batches(Sampler(4, cuda_queue(), DType::bf16), 3e-1);
   }
 

@@ -3,7 +3,10 @@
 // and a Problem has `Problem rounded<T>() const`: the inputs as T can hold them.
 #pragma once
 
+#include <vector>
+
 #include "kernels/base/check.h"
+#include "tests/support/effort.h"
 #include "tests/support/expect.h"
 
 namespace fm::test {
@@ -32,13 +35,19 @@ void check_cuda_type(const Problem& problem, const Tolerance& tolerance, Solve& 
 }
 
 // fp32, fp16 and bf16 on the GPU against double on the CPU, on the same rounded inputs, twice with
-// the same bits.
+// the same bits. bf16 runs the code of fp16: small effort leaves it out.
 template <class Problem, class Solve>
 void check_cuda(const Problem& problem, const Tolerance& tolerance, Solve&& solve,
                 CudaQueue& queue = cuda_queue()) {
   check_cuda_type<float>(problem, tolerance, solve, queue);
   check_cuda_type<f16>(problem, tolerance, solve, queue);
-  check_cuda_type<bf16>(problem, tolerance, solve, queue);
+  if (!small_effort()) check_cuda_type<bf16>(problem, tolerance, solve, queue);
+}
+
+// The precisions that a test of whole models runs in.
+inline std::vector<DType> cuda_types() {
+  if (small_effort()) return {DType::f16};
+  return {DType::f32, DType::f16, DType::bf16};
 }
 #endif
 
