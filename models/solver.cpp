@@ -1,8 +1,10 @@
 #include "models/solver.h"
 
 #include <array>
+#include <optional>
 
 #include "engine/profile.h"
+#include "kernels/base/cuda_graph.h"
 #include "kernels/base/rng.h"
 #include "kernels/cast/cast.h"
 #include "kernels/linear_combination/linear_combination.h"
@@ -90,64 +92,6 @@ void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x
   }
 }
 
-// One batch of a request: its images' noise and labels, integrated.
-class Batch {
- public:
-  Batch(Context& context, const FlowModel& model, const SampleRequest& request, std::int64_t first,
-        std::int64_t images)
-      : context_(context), model_(model), request_(request), first_(first) {
-    const ModelConfig& c = model.config();
-    x_ = context.make({images, c.channels, c.image, c.image}, context.acc());
-    if (c.classes) labels_ = context.make({images}, DType::i32);
-  }
-
-  void start() {
-    const std::int64_t pixels = x_.count() / x_.shape[0];
-    context_.run([&]<class T>(auto& queue) {
-      using R = acc_t<T>;
-      if (request_.noise) {
-        const float* from = request_.noise->data() + first_ * pixels;
-        const std::vector<R> values(from, from + x_.count());
-        upload(queue, x_.data, values.data(), x_.bytes());
-      } else {
-        normal_fill(queue, NormalFill<R>{x_.shape[0], pixels, first_, request_.seed,
-                                         stream::sampling, x_.as<R>()});
-      }
-      if (!labels_) return;
-      std::vector<std::int32_t> labels(static_cast<std::size_t>(x_.shape[0]),
-                                       model_.config().classes);
-      if (!request_.labels.empty())
-        std::copy_n(request_.labels.begin() + first_, labels.size(), labels.begin());
-      upload(queue, labels_.data, labels.data(), labels_.bytes());
-    });
-  }
-
-  void run(const std::function<void(int)>& after_step) {
-    // Without labels of its own a request has nothing to be guided towards.
-    SampleSettings settings = request_.settings;
-    if (request_.labels.empty()) settings.cfg_scale = 1;
-    integrate(context_, model_, x_, labels_, settings, after_step);
-  }
-
-  std::vector<float> images() {
-    std::vector<float> values(static_cast<std::size_t>(x_.count()));
-    context_.run([&]<class T>(auto& queue) {
-      using R = acc_t<T>;
-      std::vector<R> state(values.size());
-      download(queue, state.data(), x_.data, x_.bytes());
-      std::copy(state.begin(), state.end(), values.begin());
-    });
-    return values;
-  }
-
- private:
-  Context& context_;
-  const FlowModel& model_;
-  const SampleRequest& request_;
-  std::int64_t first_;
-  Tensor x_, labels_;
-};
-
 }  // namespace
 
 Solver solver_named(const std::string& name) {
@@ -178,10 +122,126 @@ void integrate(Context& context, const FlowModel& model, const Tensor& x, const 
   }
 }
 
-std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model,
-                          const SampleRequest& request) {
-  const ModelConfig& config = model.config();
+// The images of one batch: their noise and labels, and the steps that integrate them.
+class Sampler::Batch {
+ public:
+  Batch(const Queue& queue, DType compute, const FlowModel& model, const SampleSettings& settings,
+        std::int64_t images, bool labelled)
+      : model_(model), settings_(settings), images_(images), labelled_(labelled) {
+    // Without labels of its own a request has nothing to be guided towards.
+    if (!labelled) settings_.cfg_scale = 1;
+    asked_ = settings;
+    Context plan(queue, compute);
+    lay_out(plan);
+    step(plan, 0);
+    context_ = std::make_unique<Context>(queue, compute, plan.arena.peak());
+    lay_out(*context_);
+  }
+
+  bool serves(const SampleSettings& settings, std::int64_t images, bool labelled) const {
+    return settings == asked_ && images == images_ && labelled == labelled_;
+  }
+
+  // Noise and labels of images [first, first + images) of the request.
+  void start(const SampleRequest& request, std::int64_t first) {
+    const std::int64_t pixels = x_.count() / images_;
+    context_->run([&]<class T>(auto& queue) {
+      using R = acc_t<T>;
+      if (request.noise) {
+        const float* from = request.noise->data() + first * pixels;
+        const std::vector<R> values(from, from + x_.count());
+        upload(queue, x_.data, values.data(), x_.bytes());
+      } else {
+        normal_fill(queue, NormalFill<R>{images_, pixels, first, request.seed, stream::sampling,
+                                         x_.as<R>()});
+      }
+      if (!labels_) return;
+      std::vector<std::int32_t> labels(static_cast<std::size_t>(images_), model_.config().classes);
+      if (labelled_) std::copy_n(request.labels.begin() + first, labels.size(), labels.begin());
+      upload(queue, labels_.data, labels.data(), labels_.bytes());
+    });
+  }
+
+  void run(const std::function<void(int)>& after_step) {
+    const ProfileRange range("sample");
+    for (int i = 0; i < settings_.steps; ++i) {
+      launch(i);
+      after_step(i + 1);
+    }
+    warm_ = true;
+  }
+
+  std::vector<float> images() {
+    std::vector<float> values(static_cast<std::size_t>(x_.count()));
+    context_->run([&]<class T>(auto& queue) {
+      using R = acc_t<T>;
+      std::vector<R> state(values.size());
+      download(queue, state.data(), x_.data, x_.bytes());
+      std::copy(state.begin(), state.end(), values.begin());
+    });
+    return values;
+  }
+
+ private:
+  static constexpr int kMostGraphs = 256;  // a graph keeps about 100 KB
+
+  void lay_out(Context& context) {
+    const ModelConfig& c = model_.config();
+    x_ = context.make({images_, c.channels, c.image, c.image}, context.acc());
+    if (c.classes) labels_ = context.make({images_}, DType::i32);
+    velocity_.emplace(context, model_, labels_, settings_.cfg_scale);
+  }
+
+  void step(Context& context, int i) {
+    const double h = 1.0 / settings_.steps;
+    Frame frame(context);
+    advance(context, *velocity_, settings_.solver, x_, i * h, h);
+  }
+
+  void launch(int i) {
+#if FM_CUDA
+    if (auto* queue = std::get_if<CudaQueue>(&context_->queue);
+        queue && warm_ && settings_.steps <= kMostGraphs) {
+      const std::size_t at = static_cast<std::size_t>(i);
+      if (graphs_.size() == at) graphs_.emplace_back(*queue, [&] { step(*context_, i); });
+      graphs_[at].launch(*queue);
+      return;
+    }
+#endif
+    step(*context_, i);
+  }
+
+  const FlowModel& model_;
+  SampleSettings settings_, asked_;
+  std::int64_t images_;
+  bool labelled_, warm_ = false;
+  std::unique_ptr<Context> context_;
+  Tensor x_, labels_;
+  std::optional<Velocity> velocity_;
+#if FM_CUDA
+  std::vector<CudaGraph> graphs_;
+#endif
+};
+
+Sampler::Sampler(const Queue& queue, DType compute, const FlowModel& model)
+    : queue_(queue), compute_(compute), model_(model) {}
+
+Sampler::~Sampler() = default;
+
+Sampler::Batch& Sampler::batch_for(const SampleRequest& request, std::int64_t images) {
+  const bool labelled = !request.labels.empty();
+  if (!batch_ || !batch_->serves(request.settings, images, labelled)) {
+    batch_.reset();  // its memory first
+    batch_ = std::make_unique<Batch>(queue_, compute_, model_, request.settings, images, labelled);
+  }
+  return *batch_;
+}
+
+std::vector<float> Sampler::operator()(const SampleRequest& request) {
+  const ModelConfig& config = model_.config();
   const std::int64_t pixels = std::int64_t{config.channels} * config.image * config.image;
+  FM_CHECK(request.settings.steps > 0, "[solver] steps must be positive, got ",
+           request.settings.steps);
   FM_CHECK(request.count > 0 && request.batch > 0,
            "[sample] the number of images must be positive, got ", request.count, " in batches of ",
            request.batch);
@@ -191,33 +251,30 @@ std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& mo
   FM_CHECK(
       request.labels.empty() || static_cast<std::int64_t>(request.labels.size()) == request.count,
       "[sample] labels must be one an image, got ", request.labels.size(), " for ", request.count);
-  const std::int64_t largest = std::min<std::int64_t>(request.batch, request.count);
-  Context plan(queue, compute);
-  SampleRequest rehearsal;
-  rehearsal.settings = request.settings;
-  rehearsal.settings.steps = 1;
-  rehearsal.labels = request.labels;
-  Batch(plan, model, rehearsal, 0, largest).run({});
-  Context context(queue, compute, plan.arena.peak());
 
   std::vector<float> samples;
   samples.reserve(static_cast<std::size_t>(request.count * pixels));
+  const std::int64_t largest = std::min<std::int64_t>(request.batch, request.count);
   for (std::int64_t first = 0; first < request.count; first += largest) {
     const std::int64_t images = std::min(largest, request.count - first);
-    context.arena.reset();
-    Batch batch(context, model, request, first, images);
+    Batch& batch = batch_for(request, images);
     const auto report = [&](int step) {
       if (request.on_step)
         request.on_step(first, images, step,
                         request.wants_states ? batch.images() : std::vector<float>{});
     };
-    batch.start();
+    batch.start(request, first);
     report(0);
     batch.run(report);
     const std::vector<float> done = batch.images();
     samples.insert(samples.end(), done.begin(), done.end());
   }
   return samples;
+}
+
+std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model,
+                          const SampleRequest& request) {
+  return Sampler(queue, compute, model)(request);
 }
 
 }  // namespace fm

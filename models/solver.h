@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct SampleSettings {
   int steps = 10;
   Solver solver = Solver::euler;
   float cfg_scale = 1;  // guidance: v_null + scale (v_label - v_null); 1: none
+  bool operator==(const SampleSettings&) const = default;
 };
 
 // Integrates x [B, C, H, W] (acc type) in place. labels [B] int32 for a class-conditional model.
@@ -43,7 +45,30 @@ struct SampleRequest {
       on_step;
 };
 
-// [count, C, H, W], not clamped.
+// Draws again and again. Memory and, on CUDA, the captured steps of a batch are kept as long as
+// requests ask for the same settings and batches of the same size: from its second batch on, a
+// step is one launch.
+class Sampler {
+ public:
+  // The model must outlive it; its weights may change between requests.
+  Sampler(const Queue& queue, DType compute, const FlowModel& model);
+  ~Sampler();
+
+  // [count, C, H, W], not clamped.
+  std::vector<float> operator()(const SampleRequest& request);
+
+ private:
+  class Batch;
+
+  Batch& batch_for(const SampleRequest& request, std::int64_t images);
+
+  Queue queue_;
+  DType compute_;
+  const FlowModel& model_;
+  std::unique_ptr<Batch> batch_;
+};
+
+// One request's samples.
 std::vector<float> sample(const Queue& queue, DType compute, const FlowModel& model,
                           const SampleRequest& request);
 

@@ -102,6 +102,29 @@ void check_batches(const Sampler& sampler, double tolerance) {
   }
 }
 
+// One sampler through requests that keep its batch and requests that change it; on CUDA the second
+// of equals is replayed from captured steps. Every answer has the bits of a sampler made for it.
+void check_reuse(const Sampler& model) {
+  fm::Sampler kept(model.queue, model.type, model.model);
+  SampleRequest request = request_of(3);
+  const auto check = [&] {
+    const std::vector<float> fresh = model(request);
+    for (int i = 0; i < 3; ++i) CHECK(kept(request) == fresh);
+  };
+  check();
+  request.seed = 12;
+  check();
+  request.labels = {2, 0, 1};
+  request.settings.cfg_scale = 2;
+  check();
+  request.labels = {1, 1, 3};
+  check();
+  request.settings.solver = Solver::heun;
+  check();
+  request.batch = 2;
+  check();
+}
+
 }  // namespace
 
 TEST_SUITE("cpu") {
@@ -144,6 +167,10 @@ TEST_SUITE("cpu") {
     check_batches(Sampler(), 1e-5);
     check_batches(Sampler(4), 1e-5);
     check_batches(Sampler(4, CpuQueue(), DType::f64), 1e-7);  // samples are floats
+  }
+
+  TEST_CASE("solver: a sampler used again draws what a new one does") {
+    check_reuse(Sampler(4));
   }
 
   TEST_CASE("solver: noise depends on seed and image alone") {
@@ -262,6 +289,10 @@ TEST_SUITE("gpu") {
     if (small_effort()) return;
     check_batches(Sampler(4, cuda_queue(), DType::f32), 1e-4);
     check_batches(Sampler(4, cuda_queue(), DType::bf16), 3e-1);
+  }
+
+  TEST_CASE("solver: on CUDA a sampler used again draws what a new one does") {
+    for (const DType type : cuda_types()) check_reuse(Sampler(4, cuda_queue(), type));
   }
 
   TEST_CASE("solver: CUDA starts from the CPU's noise and ends near the CPU's samples") {
