@@ -38,6 +38,7 @@ template <class T, int kWidth>
 struct Stage {
   T w12[2 * kUnits * kWidth];  // rows in column order: a's 32, b's 32
   T w3[kWidth * kUnits];       // columns in column order
+  T bias[2 * kUnits];
 };
 
 template <class T, int kWidth, bool kBackward>
@@ -65,24 +66,65 @@ __device__ void stage_rows(T* to, const T* from, std::int64_t first, std::int64_
   }
 }
 
+// A thread's share of copying the weights of 32 units. All that depends on the thread is worked out
+// once: index arithmetic in the walk costs as much as the products.
 template <class T, int kWidth, bool kBackward>
-__device__ void stage_weights(Stage<T, kWidth>& to, const Args<T>& p, int first_unit) {
-  constexpr int per_row = kWidth / kChunk;
-  for (int i = threadIdx.x; i < 2 * kUnits * per_row; i += kThreads) {
-    const int row = i / per_row, chunk = i % per_row;
-    const int half = row / kUnits, unit = row % kUnits;
-    const std::int64_t from = std::int64_t{half} * p.shape.hidden + first_unit + unit;
-    copy_async<16>(to.w12 + at_chunk<kWidth>(half * kUnits + column_of(unit), chunk),
-                   p.w12 + from * kWidth + chunk * kChunk);
-  }
-  if constexpr (kBackward) {
-    for (int i = threadIdx.x; i < kWidth * kUnits / 2; i += kThreads) {
-      const int row = i / (kUnits / 2), unit = i % (kUnits / 2) * 2, column = column_of(unit);
-      copy_async<4>(to.w3 + at_short_chunk(row, column / 8) + column % 8,
-                    p.w3 + std::int64_t{row} * p.shape.hidden + first_unit + unit);
+class WeightCopier {
+ public:
+  __device__ explicit WeightCopier(const Args<T>& p) : hidden_(p.shape.hidden) {
+    if (threadIdx.x < kBiasChunks) {
+      const int half = threadIdx.x / (kBiasChunks / 2), place = threadIdx.x % (kBiasChunks / 2);
+      bias_ = p.bias + half * hidden_ + place * kChunk;
+    }
+    const int chunk = threadIdx.x % kPerRow;
+    row_ = threadIdx.x / kPerRow;
+    w12_ = p.w12 + row_ * kWidth + chunk * kChunk;
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i)
+      to_w12_[i] = at_chunk<kWidth>(column_of((row_ + i * kRows) % kUnits), chunk);
+    if constexpr (kBackward) {
+      const int unit = threadIdx.x % kPairs * 2, column = column_of(unit);
+      pair_row_ = threadIdx.x / kPairs;
+      w3_ = p.w3 + std::int64_t{pair_row_} * hidden_ + unit;
+      // 12 rows on, the chunk's place differs by 2, 24 rows on it is the same.
+      for (int odd = 0; odd < 2; ++odd)
+        to_w3_[odd] = at_short_chunk(pair_row_ + odd * kPairRows, column / 8) + column % 8;
     }
   }
-}
+
+  __device__ void start(Stage<T, kWidth>& to, int first_unit) const {
+    if (threadIdx.x < kBiasChunks)
+      copy_async<16>(to.bias + threadIdx.x * kChunk, bias_ + first_unit);
+    const T* from = w12_ + std::int64_t{first_unit} * kWidth;
+    const std::int64_t to_b = std::int64_t{hidden_} * kWidth;
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      if (row_ + i * kRows >= kUnits) break;
+      copy_async<16>(to.w12 + to_w12_[i], from + i * kRows * kWidth);
+      copy_async<16>(to.w12 + kUnits * kWidth + to_w12_[i], from + i * kRows * kWidth + to_b);
+    }
+    if constexpr (kBackward) {
+      const T* pairs = w3_ + first_unit;
+#pragma unroll
+      for (int i = 0; i * kPairRows < kWidth; ++i) {
+        if (pair_row_ + i * kPairRows >= kWidth) break;
+        copy_async<4>(to.w3 + to_w3_[i % 2] + i / 2 * 2 * kPairRows * kUnits, pairs);
+        pairs += kPairRows * hidden_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int kBiasChunks = 2 * kUnits / kChunk;
+  static constexpr int kPerRow = kWidth / kChunk, kRows = kThreads / kPerRow;
+  static constexpr int kPasses = (kUnits + kRows - 1) / kRows;
+  static constexpr int kPairs = kUnits / 2, kPairRows = kThreads / kPairs;
+  static_assert(kPairRows % 4 == 0 && kPairRows / 2 % 4 == 2);
+
+  int hidden_, row_, pair_row_;
+  int to_w12_[kPasses], to_w3_[2];
+  const T *w12_, *w3_, *bias_;
+};
 
 // This warp's 16 rows as A fragments.
 template <class T, int kWidth>
@@ -122,15 +164,20 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[kTiles][4], const
 }
 
 __device__ __forceinline__ float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + exp2_approx(-1.44269504f * x));
+  float s;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0f + exp2_approx(-1.44269504f * x)));
+  return s;
 }
 
-// The sums of row g (0) or g + 8 (1): 8 neighbouring units.
-__device__ __forceinline__ void gather(float (&to)[8], const float (&sums)[kTiles][4], int row) {
+// Sums that start from the bias of this thread's 8 units.
+template <class T>
+__device__ __forceinline__ void start_from(float (&sums)[kTiles][4], const T* bias) {
+  float b[8];
+  load_wide(b, bias);
 #pragma unroll
   for (int j = 0; j < kTiles; ++j) {
-    to[2 * j] = sums[j][2 * row];
-    to[2 * j + 1] = sums[j][2 * row + 1];
+    sums[j][0] = sums[j][2] = b[2 * j];
+    sums[j][1] = sums[j][3] = b[2 * j + 1];
   }
 }
 
@@ -139,12 +186,13 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
   extern __shared__ __align__(128) unsigned char memory[];
   auto& shared = *reinterpret_cast<Shared<T, kWidth, kBackward>*>(memory);
   const std::int64_t first_row = std::int64_t{blockIdx.x} * kBlockRows;
-  const int hidden = p.shape.hidden, lane = threadIdx.x % kWarp, quad = lane % 4;
+  const int hidden = p.shape.hidden, lane = threadIdx.x % kWarp;
 
   stage_rows<T, kWidth>(shared.x, p.x, first_row, p.shape.rows);
   if constexpr (kBackward) stage_rows<T, kWidth>(shared.dy, p.dy, first_row, p.shape.rows);
   close_copies();
-  stage_weights<T, kWidth, kBackward>(shared.stages[0], p, 0);
+  const WeightCopier<T, kWidth, kBackward> copier(p);
+  copier.start(shared.stages[0], 0);
   close_copies();
   wait_for_copies<1>();
   __syncthreads();
@@ -153,16 +201,19 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
   load_a<T, kWidth>(x, shared.x);
   if constexpr (kBackward) load_a<T, kWidth>(dy, shared.dy);
 
-  const std::int64_t my_row = first_row + threadIdx.x / kWarp * 16 + lane / 4;
+  const std::int64_t row = first_row + threadIdx.x / kWarp * 16 + lane / 4;
+  const int first_column = 8 * (lane % 4);
   for (int unit = 0, at = 0; unit < hidden; unit += kUnits, at ^= 1) {
     wait_for_copies<0>();
     __syncthreads();  // these weights are there, and no one reads the others any more
-    if (unit + kUnits < hidden)
-      stage_weights<T, kWidth, kBackward>(shared.stages[at ^ 1], p, unit + kUnits);
+    if (unit + kUnits < hidden) copier.start(shared.stages[at ^ 1], unit + kUnits);
     close_copies();
 
     const Stage<T, kWidth>& w = shared.stages[at];
-    float a[kTiles][4] = {}, b[kTiles][4] = {}, dh[kBackward ? kTiles : 1][4] = {};
+    const int column = unit + first_column;
+    float a[kTiles][4], b[kTiles][4], dh[kBackward ? kTiles : 1][4] = {};
+    start_from(a, w.bias + first_column);
+    start_from(b, w.bias + kUnits + first_column);
 #pragma unroll
     for (int k = 0; k < steps; ++k) {
       multiply_rows<T, kWidth>(a, x[k], w.w12, k);
@@ -170,38 +221,26 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
       if constexpr (kBackward) multiply_columns<T>(dh, dy[k], w.w3, k);
     }
 
-    const int column = unit + 8 * quad;
-    float bias_a[8], bias_b[8];
-    load_wide(bias_a, p.bias + column);
-    load_wide(bias_b, p.bias + hidden + column);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const std::int64_t row = my_row + 8 * half;
-      float va[8], vb[8], vh[8];
-      gather(va, a, half);
-      gather(vb, b, half);
-      if constexpr (kBackward) {
-        float vd[8];
-        gather(vd, dh, half);
+    for (int half = 0; half < 2; ++half) {  // rows g and g + 8
+      float h[8], da[8], db[8];
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float y = va[i] + bias_a[i], z = vb[i] + bias_b[i], s = sigmoid(y), gate = y * s;
-          vh[i] = gate * z;
-          va[i] = vd[i] * z * s * (1.0f + y * (1.0f - s));
-          vb[i] = vd[i] * gate;
-        }
-      } else {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          const float y = va[i] + bias_a[i];
-          vh[i] = y * sigmoid(y) * (vb[i] + bias_b[i]);
+      for (int i = 0; i < 8; ++i) {
+        const float y = a[i / 2][2 * half + i % 2], z = b[i / 2][2 * half + i % 2];
+        const float s = sigmoid(y), gate = y * s;
+        h[i] = gate * z;
+        if constexpr (kBackward) {
+          const float d = dh[i / 2][2 * half + i % 2];
+          da[i] = d * z * fmaf(gate, 1.0f - s, s);
+          db[i] = d * gate;
         }
       }
-      if (row < p.shape.rows) {
-        store_narrow(p.h + row * hidden + column, vh);
+      const std::int64_t r = row + 8 * half;
+      if (r < p.shape.rows) {
+        store_narrow(p.h + r * hidden + column, h);
         if constexpr (kBackward) {
-          store_narrow(p.dab + row * 2 * hidden + column, va);
-          store_narrow(p.dab + (row * 2 + 1) * hidden + column, vb);
+          store_narrow(p.dab + r * 2 * hidden + column, da);
+          store_narrow(p.dab + (r * 2 + 1) * hidden + column, db);
         }
       }
     }
