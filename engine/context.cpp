@@ -1,5 +1,7 @@
 #include "engine/context.h"
 
+#include <algorithm>
+
 namespace fm {
 
 void check_compute_type(const Queue& queue, DType compute) {
@@ -34,9 +36,14 @@ Frame::Frame(Context& context)
   context.framed_ = context.tape == nullptr;
 }
 
+void Frame::adopt(const Tensor& earlier) {
+  if (context_.framed_ && std::erase(outer_, earlier.data)) context_.made_.push_back(earlier.data);
+}
+
 Frame::~Frame() {
   for (void* block : context_.made_) {
-    if (block != kept_) context_.arena.give_back(block);
+    if (std::find(kept_.begin(), kept_.end(), block) == kept_.end())
+      context_.arena.give_back(block);
     else if (outer_framed_) outer_.push_back(block);
   }
   context_.made_ = std::move(outer_);

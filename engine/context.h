@@ -21,14 +21,14 @@ class Context {
   Context(const Queue& queue, DType compute, std::size_t arena_bytes);
 
   Queue queue;
-  DType compute;  // of activations and of the weights' copy in matrix products
+  DType compute;               // of activations and of the weights' copy in matrix products
+  bool narrow_stream = false;  // the residual stream in the compute type: half its bytes
   Arena arena;
   Tape* tape = nullptr;  // null: no gradients are wanted, nothing is saved for them
 
   bool planning() const { return arena.planning(); }
-  DType acc() const {
-    return acc_dtype(compute);
-  }  // of the residual stream, statistics and gradients of parameters
+  DType acc() const { return acc_dtype(compute); }  // of statistics and gradients of parameters
+  DType stream() const { return narrow_stream ? compute : acc(); }  // of the residual stream
 
   // A tensor that lives until the tape or a Frame releases it, or to the end of the step. Not
   // initialised.
@@ -80,14 +80,18 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   void* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
 
  private:
   Context& context_;
   void* data_;
 };
 
-// Without a tape, what a block made is released when the block is done: all but its result, which
-// then belongs to the frame around it. With a tape, the tape does that, so a Frame does nothing.
+// Without a tape, what a block made is released when the block is done: all but its results, which
+// then belong to the frame around it. With a tape, the tape does that, so a Frame does nothing.
 // Frames nest.
 class Frame {
  public:
@@ -95,13 +99,15 @@ class Frame {
   ~Frame();
   Frame(const Frame&) = delete;
   Frame& operator=(const Frame&) = delete;
-  void keep(const Tensor& result) { kept_ = result.data; }
+  void keep(const Tensor& result) { kept_.push_back(result.data); }
+  // The result of an earlier block goes with this one, unless it is kept again.
+  void adopt(const Tensor& earlier);
 
  private:
   Context& context_;
   std::vector<void*> outer_;
   bool outer_framed_;
-  void* kept_ = nullptr;
+  std::vector<void*> kept_;
 };
 
 }  // namespace fm

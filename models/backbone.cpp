@@ -61,14 +61,15 @@ Backbone::Backbone(ParamStore& params, const ModelConfig& config) {
   }
 }
 
-Tensor Backbone::operator()(Context& context, Tensor h, const Tensor& condition) const {
+Residual Backbone::operator()(Context& context, Residual stream, const Tensor& condition) const {
   for (const AdalnBlock& block : blocks_) {
     const ProfileRange range("block");
     Frame frame(context);
-    h = block(context, h, condition);
-    frame.keep(h);
+    for (const Tensor& tensor : stream.tensors()) frame.adopt(tensor);
+    stream = block(context, stream, condition);
+    for (const Tensor& tensor : stream.tensors()) frame.keep(tensor);
   }
-  return h;
+  return stream;
 }
 
 }  // namespace fm

@@ -17,8 +17,8 @@ class Backbone {
  public:
   Backbone(ParamStore& params, const ModelConfig& config);
 
-  // h [B, L, d] in acc type, condition [B, d] -> [B, L, d] in acc type.
-  Tensor operator()(Context& context, Tensor h, const Tensor& condition) const;
+  // The residual stream [B, L, d] and a condition [B, d] -> the stream after the last block.
+  Residual operator()(Context& context, Residual stream, const Tensor& condition) const;
 
  private:
   std::vector<AdalnBlock> blocks_;

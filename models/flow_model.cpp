@@ -29,8 +29,8 @@ Tensor FlowModel::velocity(Context& context, const Tensor& x_t, const Tensor& t,
   FM_CHECK(x_t.shape == expected, "[model] x_t must be ", expected, ", got ", x_t);
   Frame frame(context);
   const Tensor condition = condition_(context, t, labels);
-  const Tensor h = backbone_(context, patch_embed_(context, x_t), condition);
-  const Tensor v = head_(context, h, condition);
+  const Residual tokens = {patch_embed_(context, x_t)};
+  const Tensor v = head_(context, backbone_(context, tokens, condition), condition);
   frame.keep(v);
   return v;
 }

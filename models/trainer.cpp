@@ -93,11 +93,13 @@ Trainer::Trainer(const Queue& queue, const ModelConfig& config, const TrainerSet
       stopwatch_(queue, kStepTimesKept) {
   settings_.optimizer.steps_per_epoch = images_ / settings_.batch;
   Context plan(queue_, settings_.compute);
+  plan.narrow_stream = settings_.narrow_stream;
   model_.materialise(plan, use_of(settings_));
   model_.params().initialise(settings_.seed);
   optimizer_ = std::make_unique<Optimizer>(plan, settings_.optimizer);
   enqueue(plan);
   context_ = std::make_unique<Context>(queue_, settings_.compute, plan.arena.peak());
+  context_->narrow_stream = settings_.narrow_stream;
 }
 
 Trainer::~Trainer() = default;
@@ -133,6 +135,7 @@ std::size_t training_memory(const Queue& queue, const ModelConfig& config,
                             const TrainerSettings& settings, std::int64_t data_bytes) {
   FlowModel model(config);
   Context plan(queue, settings.compute);
+  plan.narrow_stream = settings.narrow_stream;
   model.materialise(plan, use_of(settings));
   Optimizer optimizer(plan, settings.optimizer);
   train_step(plan, {settings, model, optimizer, settings.batch, nullptr, nullptr});

@@ -19,6 +19,7 @@ class CudaGraph;
 struct TrainerSettings {
   int batch = 256;
   DType compute = DType::f32;
+  bool narrow_stream = false;  // the residual stream in the compute type rather than in fp32
   std::uint64_t seed = 0;
   OptimizerSettings optimizer;  // steps_per_epoch and dynamic_scale are set by the trainer
   TimeSampling time_sampling = TimeSampling::uniform;

@@ -46,9 +46,13 @@ void add_position(Context& context, const Tensor& x, const Tensor& table) {
   FM_CHECK(x.shape.rank() == 3 && table.count() == x.shape[1] * x.shape[2],
            "[position] the table must be [L, d] for x [B, L, d], got x ", x, ", table ", table);
   context.run([&]<class T>(auto& queue) {
-    using A = acc_t<T>;
-    add_position(queue, AddPosition<A>{static_cast<int>(x.shape[0]), static_cast<int>(x.shape[1]),
-                                       static_cast<int>(x.shape[2]), table.as<A>(), x.as<A>()});
+    const auto add = [&]<class X>() {
+      add_position(queue,
+                   AddPosition<X>{static_cast<int>(x.shape[0]), static_cast<int>(x.shape[1]),
+                                  static_cast<int>(x.shape[2]), table.as<acc_t<X>>(), x.as<X>()});
+    };
+    if (x.dtype == dtype_of<T>()) add.template operator()<T>();
+    else add.template operator()<acc_t<T>>();
   });
 }
 

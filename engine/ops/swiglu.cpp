@@ -1,33 +1,104 @@
 #include "engine/ops/swiglu.h"
 
+#include <algorithm>
+
 #include "engine/tape.h"
-#include "kernels/swiglu/swiglu.h"
+#include "kernels/gated_linear/gated_linear.h"
+#include "kernels/matmul/matmul.h"
 
 namespace fm {
+namespace {
 
-Tensor swiglu(Context& context, const Tensor& ab) {
-  FM_CHECK(ab.shape.rank() == 3 && ab.shape[2] % 16 == 0,
-           "[swiglu] ab must be [B, L, 2 hidden] with hidden a "
-           "multiple of 8, got ",
-           ab);
-  const SwigluShape shape{ab.shape.rows(), static_cast<int>(ab.shape[2] / 2)};
-  const Tensor y = context.make({ab.shape[0], ab.shape[1], ab.shape[2] / 2});
-  context.run([&]<class T>(auto& queue) {
-    swiglu_forward(queue, SwigluForward<T>{shape, ab.as<T>(), y.as<T>()});
-  });
-  if (context.tape) {
-    context.tape->record({"swiglu", y, {}, [&context, shape, ab, y] {
-                            const Tape::Target dab = context.tape->target(ab);
-                            FM_CHECK(!dab.accumulate, "[swiglu] ab must have no other use");
-                            context.run([&]<class T>(auto& queue) {
-                              swiglu_backward(queue,
-                                              SwigluBackward<T>{shape, ab.as<T>(),
-                                                                context.tape->gradient(y).as<T>(),
-                                                                dab.gradient.as<T>()});
-                            });
-                          }});
+struct Network {
+  SwigluWeights weights;
+  Tensor x, y;
+  Tensor ab;  // where the kernels keep it
+
+  std::int64_t rows() const { return x.shape.rows(); }
+  int width() const { return static_cast<int>(x.shape.back()); }
+  int hidden() const { return static_cast<int>(weights.w3->shape[1]); }
+  GatedLinearShape gated() const { return {rows(), width(), hidden()}; }
+  LinearShape first() const { return {.rows = rows(), .in = width(), .out = 2 * hidden()}; }
+  LinearShape second() const { return {.rows = rows(), .in = hidden(), .out = width()}; }
+  std::size_t bytes(std::int64_t columns) const {
+    return static_cast<std::size_t>(rows() * columns) * size_of(x.dtype);
   }
-  return y;
+};
+
+void forward(Context& context, const Network& n) {
+  Scratch h(context, n.bytes(n.hidden()));
+  context.run([&]<class T>(auto& queue) {
+    gated_linear_forward(queue, GatedLinearForward<T>{.shape = n.gated(),
+                                                      .x = n.x.as<T>(),
+                                                      .w = n.weights.w12->compute.as<T>(),
+                                                      .bias = n.weights.b12->compute.as<T>(),
+                                                      .ab = n.ab ? n.ab.as<T>() : nullptr,
+                                                      .y = h.as<T>()});
+    linear_forward(queue, LinearForward<T, T>{.shape = n.second(),
+                                              .x = h.as<T>(),
+                                              .w = n.weights.w3->compute.as<T>(),
+                                              .bias = n.weights.b3->compute.as<T>(),
+                                              .y = n.y.as<T>()});
+  });
+}
+
+void backward(Context& context, const Network& n) {
+  const Tensor gradient = context.tape->gradient(n.y);  // of y, and in the end of x
+  Scratch made(context, n.ab ? 0 : n.bytes(2 * n.hidden())), h(context, n.bytes(n.hidden()));
+  Scratch workspace(context, std::max(linear_backward_weight_workspace(n.first()),
+                                      linear_backward_weight_workspace(n.second())));
+  context.run([&]<class T>(auto& queue) {
+    T* const dab = n.ab ? n.ab.as<T>() : made.as<T>();
+    const auto weight_gradient = [&](const LinearShape& shape, const T* x, const T* dy,
+                                     const Parameter* w, const Parameter* b) {
+      linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = shape,
+                                                            .dy = dy,
+                                                            .x = x,
+                                                            .dw = w->gradient.as<acc_t<T>>(),
+                                                            .dbias = b->gradient.as<acc_t<T>>(),
+                                                            .workspace = workspace.data()});
+    };
+    linear_backward_input(queue, LinearBackwardInput<T>{.shape = n.second(),
+                                                        .dy = gradient.as<T>(),
+                                                        .w = n.weights.w3->compute.as<T>(),
+                                                        .dx = h.as<T>()});
+    // In place: h goes in as the gradient of the hidden units and comes out as the units.
+    gated_linear_backward(queue, GatedLinearBackward<T>{.shape = n.gated(),
+                                                        .x = n.x.as<T>(),
+                                                        .w = n.weights.w12->compute.as<T>(),
+                                                        .bias = n.weights.b12->compute.as<T>(),
+                                                        .dy = h.as<T>(),
+                                                        .dab = dab,
+                                                        .y = h.as<T>()});
+    weight_gradient(n.second(), h.as<T>(), gradient.as<T>(), n.weights.w3, n.weights.b3);
+    weight_gradient(n.first(), n.x.as<T>(), dab, n.weights.w12, n.weights.b12);
+    linear_backward_input(queue, LinearBackwardInput<T>{.shape = n.first(),
+                                                        .dy = dab,
+                                                        .w = n.weights.w12->compute.as<T>(),
+                                                        .dx = gradient.as<T>()});
+  });
+  context.tape->hand_over(n.y, n.x);
+}
+
+}  // namespace
+
+Tensor swiglu_mlp(Context& context, const Tensor& x, const SwigluWeights& w) {
+  const std::int64_t d = x.shape.back(), hidden = w.w3->shape[1];
+  FM_CHECK(x.shape.rank() == 3 && hidden % 8 == 0 && w.w12->shape == (Shape{2 * hidden, d}) &&
+               w.w3->shape[0] == d,
+           "[swiglu] x must be [B, L, d], w12 [2 hidden, d] and w3 [d, hidden] with hidden a "
+           "multiple of 8, got x ",
+           x, ", w12 ", w.w12->shape, ", w3 ", w.w3->shape);
+  Network network{w, x, context.make(x.shape), {}};
+  const bool keeps_ab = context.query(
+      [&]<class T>(auto& queue) { return gated_linear_keeps_ab<T>(queue, network.gated()); });
+  if (keeps_ab) network.ab = context.make({x.shape[0], x.shape[1], 2 * hidden});
+  forward(context, network);
+  if (context.tape)
+    context.tape->record({"swiglu", network.y,
+                          keeps_ab ? std::vector<Tensor>{network.ab} : std::vector<Tensor>{},
+                          [&context, network] { backward(context, network); }});
+  return network.y;
 }
 
 }  // namespace fm

@@ -48,8 +48,8 @@ struct LabelBackward {
 template <class T>
 struct AddPosition {
   int batch, length, width;
-  const T* table;  // [L, width]
-  T* x;            // [B, L, width], in place
+  const acc_t<T>* table;  // [L, width]
+  T* x;                   // [B, L, width], in place
 };
 
 // Each throws where the sizes are outside the contract.
@@ -84,9 +84,9 @@ template <class T>
 void label_backward(CpuQueue&, const LabelBackward<T>&);
 template <class T>
 void label_backward(CudaQueue&, const LabelBackward<T>&);
-template <class T>  // T: double or float
+template <class T>
 void add_position(CpuQueue&, const AddPosition<T>&);
-template <class T>  // T: float
+template <class T>
 void add_position(CudaQueue&, const AddPosition<T>&);
 
 }  // namespace fm

@@ -54,14 +54,15 @@ __global__ void __launch_bounds__(kTableThreads)
 }
 
 // A thread owns four neighbouring elements; a block stays inside one image.
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    add_position_kernel(AddPosition<float> p, unsigned blocks_per_image) {
+    add_position_kernel(AddPosition<T> p, unsigned blocks_per_image) {
   const std::int64_t image = blockIdx.x / blocks_per_image;
   const std::int64_t inside =
       (static_cast<std::int64_t>(blockIdx.x % blocks_per_image) * kThreads + threadIdx.x) * kWide;
   const std::int64_t image_size = static_cast<std::int64_t>(p.length) * p.width;
   if (inside >= image_size) return;
-  float* x = p.x + image * image_size + inside;
+  T* x = p.x + image * image_size + inside;
   float value[kWide], position[kWide];
   load_wide(value, x);
   load_wide(position, p.table + inside);
@@ -107,8 +108,9 @@ void add_position(CudaQueue& queue, const AddPosition<T>& p) {
   check_shape(p);
   const std::int64_t image_size = static_cast<std::int64_t>(p.length) * p.width;
   const std::int64_t blocks = ceil_div(image_size, kThreads * kWide);
-  launch(queue, "add_position", add_position_kernel, checked_grid("add_position", p.batch * blocks),
-         kThreads, 0, p, static_cast<unsigned>(blocks));
+  launch(queue, "add_position", add_position_kernel<T>,
+         checked_grid("add_position", p.batch * blocks), kThreads, 0, p,
+         static_cast<unsigned>(blocks));
 }
 
 template void sinusoid_embedding(CudaQueue&, const SinusoidEmbedding<float>&);
@@ -121,5 +123,7 @@ template void label_backward(CudaQueue&, const LabelBackward<float>&);
 template void label_backward(CudaQueue&, const LabelBackward<f16>&);
 template void label_backward(CudaQueue&, const LabelBackward<bf16>&);
 template void add_position(CudaQueue&, const AddPosition<float>&);
+template void add_position(CudaQueue&, const AddPosition<f16>&);
+template void add_position(CudaQueue&, const AddPosition<bf16>&);
 
 }  // namespace fm

@@ -1,8 +1,9 @@
 // SwiGLU: y = silu(a) b, with a and b the halves of a row.
 //
 // Backward, s = sigmoid(a): da = dy b s (1 + a (1 - s)), db = dy silu(a); a and b are read again,
-// nothing else is saved. Source: Shazeer 2020, "GLU Variants Improve Transformer". T is double or
-// float on the CPU, float, f16 or bf16 on CUDA; arithmetic in acc_t<T>.
+// and y is made again for the weight gradient of the product that reads it, so that it need not be
+// saved. Source: Shazeer 2020, "GLU Variants Improve Transformer". T is double or float on the CPU,
+// float, f16 or bf16 on CUDA, where arrays begin at multiples of 16 bytes; arithmetic in acc_t<T>.
 #pragma once
 
 #include <cstdint>
@@ -30,6 +31,7 @@ struct SwigluBackward {
   const T* ab;
   const T* dy;
   T* dab;  // [rows, 2 hidden], overwritten; may be ab
+  T* y;    // [rows, hidden], overwritten; may be dy
 };
 
 template <class T>

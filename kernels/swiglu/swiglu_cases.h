@@ -24,7 +24,7 @@ inline Work swiglu_forward_work(const SwigluShape& s, DType t) {
 }
 inline Work swiglu_backward_work(const SwigluShape& s, DType t) {
   const double elements = static_cast<double>(s.rows) * s.hidden;
-  return {5 * elements * static_cast<double>(size_of(t)), 10 * elements, 2 * elements};
+  return {6 * elements * static_cast<double>(size_of(t)), 11 * elements, 2 * elements};
 }
 
 }  // namespace fm

@@ -29,11 +29,14 @@ inline void backward_rows(const SwigluBackward<T>& p, std::int64_t begin, std::i
     const T* dy = p.dy + row * hidden;
     T* da = p.dab + row * 2 * hidden;
     T* db = da + hidden;
+    T* y = p.y + row * hidden;
 #pragma omp simd
     for (std::int64_t i = 0; i < hidden; ++i) {
       const T x = a[i], gate = b[i], s = fast_sigmoid(x);
-      da[i] = dy[i] * gate * s * (1 + x * (1 - s));
-      db[i] = dy[i] * x * s;
+      const T d = dy[i], silu = x * s;
+      da[i] = d * gate * s * (1 + x * (1 - s));
+      db[i] = d * silu;
+      y[i] = silu * gate;
     }
   }
 }

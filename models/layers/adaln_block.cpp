@@ -1,8 +1,5 @@
 #include "models/layers/adaln_block.h"
 
-#include "engine/ops/layernorm.h"
-#include "engine/ops/residual_gate.h"
-
 namespace fm {
 
 AdalnBlock::AdalnBlock(ParamStore& params, const std::string& name, int d, std::vector<Mixer> parts)
@@ -11,7 +8,7 @@ AdalnBlock::AdalnBlock(ParamStore& params, const std::string& name, int d, std::
       adaln_(params, name + ".adaln", d, 3 * static_cast<int>(parts_.size()) * d, true,
              LinearLayer::Start::zero) {}
 
-Tensor AdalnBlock::operator()(Context& context, Tensor x, const Tensor& condition) const {
+Residual AdalnBlock::operator()(Context& context, Residual stream, const Tensor& condition) const {
   const Tensor modulation = adaln_(context, condition);
   std::int64_t column = 0;
   const auto next = [&] {
@@ -20,10 +17,10 @@ Tensor AdalnBlock::operator()(Context& context, Tensor x, const Tensor& conditio
   };
   for (const Mixer& part : parts_) {
     const Columns shift = next(), scale = next(), gate = next();
-    x = residual_gate(context, x, part(context, layernorm_modulate(context, x, shift, scale)),
-                      gate);
+    const Tensor m = residual_norm(context, stream, shift, scale);
+    stream.pending = {part(context, m), gate};
   }
-  return x;
+  return stream;
 }
 
 }  // namespace fm

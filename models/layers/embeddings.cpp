@@ -2,7 +2,6 @@
 
 #include "engine/ops/activation.h"
 #include "engine/ops/embedding.h"
-#include "engine/ops/layernorm.h"
 #include "engine/ops/patchify.h"
 
 namespace fm {
@@ -44,9 +43,10 @@ void PatchEmbed::materialise(Context& context) {
 }
 
 Tensor PatchEmbed::operator()(Context& context, const Tensor& image) const {
-  const Tensor h = linear_(context, patchify(context, image, config_.patch), true);
-  add_position(context, h, {positions_.data(), {config_.tokens(), config_.d_model}, context.acc()});
-  return h;
+  const bool full_precision = context.stream() == context.acc();
+  const Tensor x = linear_(context, patchify(context, image, config_.patch), full_precision);
+  add_position(context, x, {positions_.data(), {config_.tokens(), config_.d_model}, context.acc()});
+  return x;
 }
 
 ConditionEmbed::ConditionEmbed(ParamStore& params, const ModelConfig& config)
@@ -74,11 +74,11 @@ VelocityHead::VelocityHead(ParamStore& params, const ModelConfig& config)
       linear_(params, "head", config.d_model, config.token_width(), true,
               LinearLayer::Start::zero) {}
 
-Tensor VelocityHead::operator()(Context& context, const Tensor& h, const Tensor& condition) const {
+Tensor VelocityHead::operator()(Context& context, Residual stream, const Tensor& condition) const {
   const Tensor modulation = adaln_(context, condition);
   const std::int64_t d = config_.d_model;
   const Tensor m =
-      layernorm_modulate(context, h, Columns(modulation, 0, d), Columns(modulation, d, d));
+      residual_norm(context, stream, Columns(modulation, 0, d), Columns(modulation, d, d));
   return unpatchify(context, linear_(context, m, true), config_.channels, config_.image,
                     config_.patch);
 }

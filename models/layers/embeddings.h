@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/buffer.h"
+#include "engine/ops/residual_norm.h"
 #include "models/config.h"
 #include "models/layers/linear_layer.h"
 
@@ -12,7 +13,7 @@ class PatchEmbed {
  public:
   PatchEmbed(ParamStore& params, const ModelConfig& config);
   void materialise(Context& context);  // uploads the position table
-  // image [B, C, H, W] in acc type -> [B, L, d] in acc type
+  // image [B, C, H, W] in acc type -> [B, L, d] in the residual stream's type
   Tensor operator()(Context& context, const Tensor& image) const;
 
  private:
@@ -33,12 +34,12 @@ class ConditionEmbed {
   const Parameter* labels_ = nullptr;
 };
 
-// The velocity: unpatchify(Linear(modulate(LN(h), shift, scale))), zero at the start.
+// The velocity: unpatchify(Linear(modulate(LN(x), shift, scale))), zero at the start.
 class VelocityHead {
  public:
   VelocityHead(ParamStore& params, const ModelConfig& config);
-  // h [B, L, d] in acc type, condition [B, d] -> [B, C, H, W] in acc type
-  Tensor operator()(Context& context, const Tensor& h, const Tensor& condition) const;
+  // The residual stream [B, L, d], condition [B, d] -> [B, C, H, W] in acc type
+  Tensor operator()(Context& context, Residual stream, const Tensor& condition) const;
 
  private:
   ModelConfig config_;

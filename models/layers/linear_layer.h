@@ -25,6 +25,9 @@ class LinearLayer {
     return linear(context, x, *weight_, bias_, full_precision);
   }
 
+  const Parameter* weight() const { return weight_; }
+  const Parameter* bias() const { return bias_; }  // null where there is none
+
  private:
   const Parameter* weight_;
   const Parameter* bias_ = nullptr;

@@ -12,7 +12,7 @@ class SwigluMlp {
       : w12_(params, name + ".w12", d, 2 * hidden), w3_(params, name + ".w3", hidden, d) {}
 
   Tensor operator()(Context& context, const Tensor& x) const {
-    return w3_(context, swiglu(context, w12_(context, x)));
+    return swiglu_mlp(context, x, {w12_.weight(), w12_.bias(), w3_.weight(), w3_.bias()});
   }
 
  private:

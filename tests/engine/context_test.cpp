@@ -121,6 +121,29 @@ TEST_SUITE("cpu") {
     CHECK(is_empty(context.arena));
   }
 
+  TEST_CASE("frame: an adopted result goes with the block that used it up, or is kept again") {
+    Context context(CpuQueue(1), DType::f32);
+    {
+      Frame outer(context);
+      const Tensor stream = context.make({64});
+      Tensor pending;
+      for (int block = 0; block < 10; ++block) {
+        Frame frame(context);
+        frame.adopt(stream);
+        if (pending) frame.adopt(pending);
+        context.make({64});
+        pending = context.make({64});
+        frame.keep(stream);
+        frame.keep(pending);
+      }
+      // The stream, what was pending, a temporary and the block's own result at a time.
+      CHECK(context.arena.peak() == 256 * 4);
+      CHECK(context.make({64}).data != stream.data);
+      CHECK(context.make({64}).data != pending.data);
+    }
+    CHECK(is_empty(context.arena));
+  }
+
   TEST_CASE("frame: with a tape it releases nothing") {
     Context context(CpuQueue(1), DType::f32);
     Tape tape(context);

@@ -385,6 +385,28 @@ TEST_SUITE("gpu") {
     }
   }
 
+  TEST_CASE(
+      "trainer: with the residual stream in half precision it learns the same in less memory") {
+    const ModelConfig config = small_config({"mamba", "attention"});
+    TrainerSettings settings = settings_of_test();
+    const Outcome cpu = train(CpuQueue(), config, settings, 5);
+    for (const DType type : {DType::f16, DType::bf16}) {
+      INFO(concat(name_of(type)));
+      settings.compute = type;
+      settings.narrow_stream = false;
+      const std::size_t wide = training_memory(cuda_queue(), config, settings, 0);
+      settings.narrow_stream = true;
+      CHECK(training_memory(cuda_queue(), config, settings, 0) < wide);
+      const Outcome graph = train(cuda_queue(), config, settings, 20);
+      settings.graph = false;
+      check_same(train(cuda_queue(), config, settings, 20), graph);
+      settings.graph = true;
+      for (std::size_t i = 0; i < 5; ++i)
+        CHECK(graph.losses[i] == doctest::Approx(cpu.losses[i]).epsilon(3e-2));
+      check_memory(cuda_queue(), config, settings);
+    }
+  }
+
   TEST_CASE("trainer: it takes the device memory that was planned, and none in a step") {
     for (const DType type : cuda_types()) {
       TrainerSettings settings = settings_of_test();

@@ -29,7 +29,7 @@ struct Problem {
     p.x = round_to<T>(x);
     p.dy = round_to<T>(dy);
     p.positions = round_to<acc_t<T>>(positions);
-    p.tokens = round_to<acc_t<T>>(tokens);
+    p.tokens = round_to<T>(tokens);
     return p;
   }
 };
@@ -39,6 +39,7 @@ struct Solve {
   Results operator()(Q& queue, const Problem& p) const {
     const auto [batch, length, width, classes] = p.shape;
     Array<acc_t<T>, Q> t(queue, p.t), positions(queue, p.positions), tokens(queue, p.tokens);
+    Array<T, Q> narrow_tokens(queue, p.tokens);
     Array<acc_t<T>, Q> dtable(queue, (classes + 1) * width);
     Array<std::int32_t, Q> labels(queue, p.labels);
     Array<T, Q> table(queue, p.table), x(queue, p.x), dy(queue, p.dy);
@@ -48,11 +49,10 @@ struct Solve {
     label_forward(queue, LabelForward<T>{batch, width, classes, labels, table, x, x});
     label_backward(queue, LabelBackward<T>{batch, width, classes, labels, dy, dtable});
     add_position(queue, AddPosition<acc_t<T>>{batch, length, width, positions, tokens});
-    return {{"sinusoid", wave.values()},
-            {"y", y.values()},
-            {"y in place", x.values()},
-            {"dtable", dtable.values()},
-            {"tokens", tokens.values()}};
+    add_position(queue, AddPosition<T>{batch, length, width, positions, narrow_tokens});
+    return {{"sinusoid", wave.values()}, {"y", y.values()},
+            {"y in place", x.values()},  {"dtable", dtable.values()},
+            {"tokens", tokens.values()}, {"narrow tokens", narrow_tokens.values()}};
   }
 };
 

@@ -25,9 +25,15 @@ struct Solve {
   Results operator()(Q& queue, const Problem& p) const {
     const std::int64_t count = p.shape.rows * p.shape.hidden;
     Array<T, Q> ab(queue, p.ab), dy(queue, p.dy), y(queue, count), dab(queue, 2 * count);
+    Array<T, Q> y_again(queue, count);
     swiglu_forward(queue, SwigluForward<T>{p.shape, ab, y});
-    swiglu_backward(queue, SwigluBackward<T>{p.shape, ab, dy, dab});
-    return {{"y", y.values()}, {"dab", dab.values()}};
+    swiglu_backward(queue, SwigluBackward<T>{p.shape, ab, dy, dab, y_again});
+    swiglu_backward(queue, SwigluBackward<T>{p.shape, ab, dy, ab, dy});
+    return {{"y", y.values()},
+            {"dab", dab.values()},
+            {"y again", y_again.values()},
+            {"dab in place", ab.values()},
+            {"y in place", dy.values()}};
   }
 };
 
@@ -43,6 +49,14 @@ TEST_SUITE("cpu") {
       moved.ab = ab;
       return dot(solve.operator()<double>(cpu_queue(), moved).at("y"), p.dy);
     });
+  }
+
+  TEST_CASE("swiglu: backward makes y again, in place as elsewhere") {
+    const Problem p = Problem({9, 24}).rounded<float>();
+    const Results r = Solve{}.operator()<float>(cpu_queue(), p);
+    CHECK(r.at("y again") == r.at("y"));
+    CHECK(r.at("y in place") == r.at("y"));
+    CHECK(r.at("dab in place") == r.at("dab"));
   }
 
   TEST_CASE("swiglu: float agrees with double") {

@@ -3,7 +3,7 @@
 
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/simd.h"
-#include "kernels/layernorm/layernorm.h"
+#include "kernels/residual_norm/residual_norm.h"
 
 namespace fm {
 namespace {
@@ -28,13 +28,22 @@ inline Statistics<T> statistics(const T* x, int width) {
 }
 
 template <class T>
-inline void forward_rows(const LayerNormForward<T>& p, std::int64_t begin, std::int64_t end) {
+inline void forward_rows(const ResidualNormForward<T, T>& p, std::int64_t begin, std::int64_t end) {
   const int width = p.shape.width;
   for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t image = row / p.shape.length;
     const T* x = p.x + row * width;
-    const T* shift = p.shift + row / p.shape.length * p.shape.modulation_stride;
-    const T* scale = p.scale + row / p.shape.length * p.shape.modulation_stride;
+    const T* shift = p.shift + image * p.shape.modulation_stride;
+    const T* scale = p.scale + image * p.shape.modulation_stride;
     T* y = p.y + row * width;
+    if (p.f) {
+      const T* f = p.f + row * width;
+      const T* gate = p.gate + image * p.shape.gate_stride;
+      T* out = p.out + row * width;
+#pragma omp simd
+      for (int c = 0; c < width; ++c) out[c] = x[c] + gate[c] * f[c];
+      x = out;
+    }
     const Statistics<T> row_statistics = statistics(x, width);
     const T mean = row_statistics.mean, rstd = row_statistics.rstd;
 #pragma omp simd
@@ -43,16 +52,17 @@ inline void forward_rows(const LayerNormForward<T>& p, std::int64_t begin, std::
 }
 
 template <class T>
-inline void backward_image(const LayerNormBackward<T>& p, std::int64_t image) {
+inline void backward_image(const ResidualNormBackward<T, T>& p, std::int64_t image) {
   const int width = p.shape.width;
   const T* scale = p.scale + image * p.shape.modulation_stride;
   T* dshift = p.dshift + image * p.shape.modulation_stride;
   T* dscale = p.dscale + image * p.shape.modulation_stride;
   std::fill_n(dshift, width, T(0));
   std::fill_n(dscale, width, T(0));
+  if (p.f) std::fill_n(p.dgate + image * p.shape.gate_stride, width, T(0));
   for (int token = 0; token < p.shape.length; ++token) {
     const std::int64_t row = (image * p.shape.length + token) * width;
-    const T* x = p.x + row;
+    const T* x = p.out + row;
     const T* dy = p.dy + row;
     T* dx = p.dx + row;
     const Statistics<T> row_statistics = statistics(x, width);
@@ -74,21 +84,31 @@ inline void backward_image(const LayerNormBackward<T>& p, std::int64_t image) {
       dshift[c] += dy[c];
       dscale[c] += dy[c] * xh;
     }
+    if (!p.f) continue;
+    const T* f = p.f + row;
+    const T* gate = p.gate + image * p.shape.gate_stride;
+    T* df = p.df + row;
+    T* dgate = p.dgate + image * p.shape.gate_stride;
+#pragma omp simd
+    for (int c = 0; c < width; ++c) {
+      df[c] = gate[c] * dx[c];
+      dgate[c] += dx[c] * f[c];
+    }
   }
 }
 
-FM_SIMD void forward_rows_simd(const LayerNormForward<float>& p, std::int64_t begin,
+FM_SIMD void forward_rows_simd(const ResidualNormForward<float, float>& p, std::int64_t begin,
                                std::int64_t end) {
   forward_rows(p, begin, end);
 }
-FM_SIMD void backward_image_simd(const LayerNormBackward<float>& p, std::int64_t image) {
+FM_SIMD void backward_image_simd(const ResidualNormBackward<float, float>& p, std::int64_t image) {
   backward_image(p, image);
 }
 
 }  // namespace
 
-template <class T>
-void layernorm_forward(CpuQueue& queue, const LayerNormForward<T>& p) {
+template <class T, class X>
+void residual_norm_forward(CpuQueue& queue, const ResidualNormForward<T, X>& p) {
   check_shape(p.shape);
   const std::int64_t rows = static_cast<std::int64_t>(p.shape.batch) * p.shape.length;
   parallel_for(queue, rows, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
@@ -98,8 +118,8 @@ void layernorm_forward(CpuQueue& queue, const LayerNormForward<T>& p) {
 }
 
 // A piece is an image, which owns its column sums.
-template <class T>
-void layernorm_backward(CpuQueue& queue, const LayerNormBackward<T>& p) {
+template <class T, class X>
+void residual_norm_backward(CpuQueue& queue, const ResidualNormBackward<T, X>& p) {
   check_shape(p.shape);
   parallel_for(queue, p.shape.batch, 1, [&](std::int64_t image, std::int64_t) {
     if constexpr (std::is_same_v<T, float>) backward_image_simd(p, image);
@@ -107,9 +127,9 @@ void layernorm_backward(CpuQueue& queue, const LayerNormBackward<T>& p) {
   });
 }
 
-template void layernorm_forward(CpuQueue&, const LayerNormForward<float>&);
-template void layernorm_forward(CpuQueue&, const LayerNormForward<double>&);
-template void layernorm_backward(CpuQueue&, const LayerNormBackward<float>&);
-template void layernorm_backward(CpuQueue&, const LayerNormBackward<double>&);
+template void residual_norm_forward(CpuQueue&, const ResidualNormForward<float, float>&);
+template void residual_norm_forward(CpuQueue&, const ResidualNormForward<double, double>&);
+template void residual_norm_backward(CpuQueue&, const ResidualNormBackward<float, float>&);
+template void residual_norm_backward(CpuQueue&, const ResidualNormBackward<double, double>&);
 
 }  // namespace fm
