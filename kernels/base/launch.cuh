@@ -29,6 +29,16 @@ inline bool sync_each_kernel() {
   return on;
 }
 
+// A launch that failed, and under FM_SYNC a kernel that did.
+inline void after_launch(CudaQueue& queue, const char* name) {
+  cuda_check(cudaGetLastError(), name);
+  if (!sync_each_kernel()) return;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cuda_check(cudaStreamIsCapturing(queue.stream(), &capture), name);
+  if (capture == cudaStreamCaptureStatusNone)
+    cuda_check(cudaStreamSynchronize(queue.stream()), name);
+}
+
 // launch(queue, "name", kernel, grid, block, shared_bytes, args...). Raises the kernel's dynamic
 // shared memory limit where it needs more than 48 KB.
 template <class... Params, class... Args>
@@ -39,13 +49,23 @@ void launch(CudaQueue& queue, const char* name, void (*kernel)(Params...), dim3 
                                     static_cast<int>(shared_bytes)),
                name);
   kernel<<<grid, block, shared_bytes, queue.stream()>>>(static_cast<Args&&>(args)...);
-  cuda_check(cudaGetLastError(), name);
-  if (sync_each_kernel()) {
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    cuda_check(cudaStreamIsCapturing(queue.stream(), &capture), name);
-    if (capture == cudaStreamCaptureStatusNone)
-      cuda_check(cudaStreamSynchronize(queue.stream()), name);
-  }
+  after_launch(queue, name);
+}
+
+// launch() with an attribute (a cluster, an overlap with the last kernel), where it is used.
+template <class... Params>
+void launch_with(CudaQueue& queue, const char* name, void (*kernel)(Params...),
+                 cudaLaunchConfig_t config, cudaLaunchAttribute attribute, bool used,
+                 const Params&... params) {
+  config.stream = queue.stream();
+  config.attrs = &attribute;
+  config.numAttrs = used;
+  if (config.dynamicSmemBytes > 48 * 1024)
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(config.dynamicSmemBytes)),
+               name);
+  cuda_check(cudaLaunchKernelEx(&config, kernel, params...), name);
+  after_launch(queue, name);
 }
 
 }  // namespace fm

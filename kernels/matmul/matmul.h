@@ -54,7 +54,7 @@ struct LinearBackwardWeight {
   const T* x;
   acc_t<T>* dw;
   acc_t<T>* dbias;
-  void* workspace;  // linear_backward_weight_workspace(shape) bytes
+  void* workspace;  // linear_backward_weight_workspace(shape) bytes; undefined afterwards
 };
 
 std::size_t linear_backward_weight_workspace(const LinearShape&);

@@ -20,6 +20,19 @@ inline constexpr LinearShape kMatmulCases[] = {
     {64, 48, 40, 1, 0, 129},  // unaligned rows
 };
 
+// Long sums over rows, every tile of the weight gradient's own kernel among them: rows that are no
+// whole stages, outputs that are no whole tiles, rows of 8 bytes.
+inline constexpr LinearShape kMatmulLong[] = {
+    {64 * 196, 128, 384},
+    {5001, 128, 1024},
+    {5003, 512, 128},
+    {4999, 256, 136, 2},
+    {5000, 8, 256, 2, 272, 512, 136, 256},
+    {12543, 4, 128},
+    {12543, 128, 4},
+    {4500, 24, 40},
+};
+
 // The paper's layers: qkv, attention out, SwiGLU up and down, Mamba in and out, x_proj, dt_proj.
 inline constexpr std::int64_t kMatmulPaperRows = 256 * 196;
 inline constexpr LinearShape kMatmulPaper[] = {

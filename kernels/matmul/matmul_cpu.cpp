@@ -7,6 +7,7 @@
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/simd.h"
 #include "kernels/matmul/linear_shape.h"
+#include "kernels/matmul/weight_gradient.h"
 
 extern "C" void openblas_set_num_threads(int);  // for a cblas.h that leaves it out
 
@@ -152,9 +153,7 @@ std::size_t linear_backward_weight_workspace(const LinearShape& shape) {
   const LinearShape s = checked(shape);
   const std::int64_t outputs = std::int64_t{s.groups} * s.out;
   const std::int64_t cpu = (cpu_weight_split(s).count - 1) * outputs * (s.in + 1);
-  const std::int64_t cuda = cuda_column_split(s).count * outputs;
-  return std::max(static_cast<std::size_t>(cpu) * sizeof(double),
-                  static_cast<std::size_t>(cuda) * sizeof(float));
+  return std::max(static_cast<std::size_t>(cpu) * sizeof(double), cuda_weight_workspace(s));
 }
 
 template void linear_forward(CpuQueue&, const LinearForward<float, float>&);

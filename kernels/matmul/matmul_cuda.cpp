@@ -44,6 +44,8 @@ void linear_backward_input(CudaQueue& queue, const LinearBackwardInput<T>& p) {
 template <class T>
 void linear_backward_weight(CudaQueue& queue, const LinearBackwardWeight<T>& p) {
   const LinearShape s = checked(p.shape);
+  if constexpr (sizeof(T) == 2)
+    if (weight_gradient(queue, p, s)) return;
   multiply(queue, Product<T, float>{.m = s.out,
                                     .n = s.in,
                                     .k = s.rows,

@@ -51,6 +51,12 @@ template <class T>
 void column_sums(CudaQueue&, const LinearShape& checked_shape, const T* dy, float* dbias,
                  float* parts);
 
+// The weight gradient and its bias gradient by our own kernels, which read dy and x about once;
+// false where the shape is cuBLASLt's (nothing was done then): rows that are not aligned, or so
+// many outputs that the tensor cores bind.
+template <class T>
+bool weight_gradient(CudaQueue&, const LinearBackwardWeight<T>&, const LinearShape& checked_shape);
+
 // Shapes a queue has met, and those of them that cuBLASLt has no algorithm for.
 struct MatmulPlanCount {
   std::size_t all, without_algorithm;

@@ -291,8 +291,18 @@ TEST_SUITE("gpu") {
   }
 
   TEST_CASE("linear: long sums on CUDA agree with the CPU") {
-    for (const LinearShape& shape : {LinearShape{64 * 196, 128, 384}, LinearShape{12543, 4, 128}})
+    for (const LinearShape& shape : kMatmulLong)
       check_cuda(Problem(shape), kMatmulWideTolerance, SolveWide{});
+  }
+
+  TEST_CASE("linear: smaller GPUs find the same weight gradients") {
+    // No clusters, then no shared memory for the weight gradient's own kernel at all.
+    for (const std::size_t shared_bytes : {std::size_t{99} << 10, std::size_t{48} << 10}) {
+      CudaQueue queue = cuda_queue();
+      queue.limits.shared_bytes_per_block = shared_bytes;
+      for (const LinearShape& shape : {LinearShape{4999, 256, 136, 2}, LinearShape{4099, 128, 384}})
+        check_cuda(Problem(shape), kMatmulWideTolerance, SolveWide{}, queue);
+    }
   }
 
   TEST_CASE("linear: the kernel for what cuBLASLt cannot do agrees with the CPU") {
