@@ -1,23 +1,46 @@
 #include "engine/ops/selective_scan.h"
 
 #include "engine/tape.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/selective_scan/selective_scan.h"
 
 namespace fm {
 namespace {
 
+// dt, dense [B, L, channels], from its columns of low.
+LinearShape dt_product(const SelectiveScanOperands& x) {
+  const std::int64_t channels = x.u.shape[2], width = x.low.shape[2];
+  return {.rows = x.low.shape[0],
+          .in = x.rank,
+          .out = static_cast<int>(channels / x.directions),
+          .groups = x.directions,
+          .x_stride = x.directions * width,
+          .y_stride = channels,
+          .x_group = width,
+          .y_group = channels / x.directions};
+}
+
+template <class T, class Q>
+void project_dt(Q& queue, const SelectiveScanOperands& x, T* dt) {
+  linear_forward(queue, LinearForward<T, T>{.shape = dt_product(x),
+                                            .x = x.low.as<T>(),
+                                            .w = x.dt_proj->compute.as<T>(),
+                                            .bias = nullptr,
+                                            .y = dt});
+}
+
 template <class T>
-ScanInputs<T> inputs(const SelectiveScanOperands& x) {
+ScanInputs<T> inputs(const SelectiveScanOperands& x, const T* dt) {
   return {.u = x.u.as<T>(),
-          .dt = x.dt.as<T>(),
+          .dt = dt,
           .z = x.z.as<T>(),
-          .b = x.bc.as<T>() + x.b_begin,
-          .c = x.bc.as<T>() + x.b_begin + x.state,
+          .b = x.low.as<T>() + x.rank,
+          .c = x.low.as<T>() + x.rank + x.state,
           .u_stride = x.u.shape[2],
           .dt_stride = x.u.shape[2],
           .z_stride = x.z.stride(),
-          .bc_stride = x.bc.shape[1] * x.bc.shape[2],
-          .bc_direction = x.bc.shape[2],
+          .bc_stride = x.low.shape[1] * x.low.shape[2],
+          .bc_direction = x.low.shape[2],
           .a_log = x.a_log->master.as<acc_t<T>>(),
           .d = x.d->master.as<acc_t<T>>(),
           .dt_bias = x.dt_bias->master.as<acc_t<T>>()};
@@ -26,39 +49,59 @@ ScanInputs<T> inputs(const SelectiveScanOperands& x) {
 void backward(Context& context, const ScanShape& shape, const SelectiveScanOperands& x,
               const Tensor& o, const Tensor& y, const Tensor& states) {
   Tape& tape = *context.tape;
-  const Tape::Target du = tape.target(x.u), ddt = tape.target(x.dt);
-  FM_CHECK(!du.accumulate && !ddt.accumulate, "[selective_scan] must be the last to read u and dt");
+  const Tape::Target du = tape.target(x.u), dlow = tape.target(x.low);
+  FM_CHECK(!du.accumulate && !dlow.accumulate,
+           "[selective_scan] must be the last to read u and low");
   const Columns dz = x.z.in(tape.parts(x.z.of));
-  const Tensor dbc = tape.parts(x.bc);
-  const std::size_t bytes =
-      context.query([&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
-  Scratch workspace(context, bytes);
+  const LinearShape product = dt_product(x);
+  const Scratch dt(context, x.u.bytes()), ddt(context, x.u.bytes());
+  {
+    const std::size_t bytes = context.query(
+        [&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
+    const Scratch workspace(context, bytes);
+    context.run([&]<class T>(auto& queue) {
+      project_dt(queue, x, static_cast<T*>(dt.data()));
+      scan_backward(queue, ScanBackward<T>{.shape = shape,
+                                           .in = inputs<T>(x, static_cast<const T*>(dt.data())),
+                                           .y = y.as<T>(),
+                                           .states = states.data,
+                                           .d_o = tape.gradient(o).as<T>(),
+                                           .du = du.gradient.as<T>(),
+                                           .ddt = static_cast<T*>(ddt.data()),
+                                           .dz = dz.as<T>(),
+                                           .db = dlow.gradient.as<T>() + x.rank,
+                                           .dc = dlow.gradient.as<T>() + x.rank + x.state,
+                                           .da_log = x.a_log->gradient.as<acc_t<T>>(),
+                                           .dd = x.d->gradient.as<acc_t<T>>(),
+                                           .ddt_bias = x.dt_bias->gradient.as<acc_t<T>>(),
+                                           .workspace = workspace.data()});
+    });
+  }
+  const Scratch workspace(context, linear_backward_weight_workspace(product));
   context.run([&]<class T>(auto& queue) {
-    scan_backward(queue, ScanBackward<T>{.shape = shape,
-                                         .in = inputs<T>(x),
-                                         .y = y.as<T>(),
-                                         .states = states.data,
-                                         .d_o = tape.gradient(o).as<T>(),
-                                         .du = du.gradient.as<T>(),
-                                         .ddt = ddt.gradient.as<T>(),
-                                         .dz = dz.as<T>(),
-                                         .db = dbc.as<T>() + x.b_begin,
-                                         .dc = dbc.as<T>() + x.b_begin + x.state,
-                                         .da_log = x.a_log->gradient.as<acc_t<T>>(),
-                                         .dd = x.d->gradient.as<acc_t<T>>(),
-                                         .ddt_bias = x.dt_bias->gradient.as<acc_t<T>>(),
-                                         .workspace = workspace.data()});
+    linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = product,
+                                                          .dy = static_cast<const T*>(ddt.data()),
+                                                          .x = x.low.as<T>(),
+                                                          .dw = x.dt_proj->gradient.as<acc_t<T>>(),
+                                                          .dbias = nullptr,
+                                                          .workspace = workspace.data()});
+    linear_backward_input(queue, LinearBackwardInput<T>{.shape = product,
+                                                        .dy = static_cast<const T*>(ddt.data()),
+                                                        .w = x.dt_proj->compute.as<T>(),
+                                                        .dx = dlow.gradient.as<T>()});
   });
 }
 
 }  // namespace
 
 Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
-  FM_CHECK(x.u.shape.rank() == 3 && x.dt.shape == x.u.shape && x.z.width == x.u.shape[2] &&
-               x.bc.shape.rank() == 3 && x.bc.shape[0] == x.u.shape[0] * x.u.shape[1] &&
-               x.bc.shape[1] == x.directions && x.b_begin + 2 * x.state <= x.bc.shape[2],
-           "[selective_scan] u and dt must be [B, L, channels], bc [B L, directions, width >= ",
-           x.b_begin + 2 * x.state, "], got u ", x.u, ", dt ", x.dt, ", bc ", x.bc);
+  FM_CHECK(x.u.shape.rank() == 3 && x.z.width == x.u.shape[2] && x.low.shape.rank() == 3 &&
+               x.low.shape[0] == x.u.shape[0] * x.u.shape[1] && x.low.shape[1] == x.directions &&
+               x.low.shape[2] == x.rank + 2 * x.state &&
+               x.dt_proj->shape.count() == x.u.shape[2] * x.rank,
+           "[selective_scan] u must be [B, L, channels], low [B L, directions, ",
+           x.rank + 2 * x.state, "] and dt_proj hold channels x ", x.rank, " weights, got u ", x.u,
+           ", low ", x.low, ", dt_proj ", x.dt_proj->shape);
   const ScanShape shape{.batch = static_cast<int>(x.u.shape[0]),
                         .length = static_cast<int>(x.u.shape[1]),
                         .channels = static_cast<int>(x.u.shape[2]),
@@ -73,12 +116,14 @@ Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
   }
   {
+    const Scratch dt(context, x.u.bytes());
     const std::size_t bytes = context.query(
         [&]<class T>(auto& queue) { return scan_forward_workspace<T>(queue, shape); });
-    Scratch workspace(context, bytes);
+    const Scratch workspace(context, bytes);
     context.run([&]<class T>(auto& queue) {
+      project_dt(queue, x, static_cast<T*>(dt.data()));
       scan_forward(queue, ScanForward<T>{.shape = shape,
-                                         .in = inputs<T>(x),
+                                         .in = inputs<T>(x, static_cast<const T*>(dt.data())),
                                          .o = o.as<T>(),
                                          .y = y ? y.as<T>() : nullptr,
                                          .states = states.data,

@@ -1,4 +1,5 @@
-// The selective scan of a Mamba mixer, every direction at once, gate included.
+// The selective scan of a Mamba mixer, every direction at once, with dt's projection before it and
+// the gate after it.
 #pragma once
 
 #include "engine/context.h"
@@ -7,18 +8,19 @@
 namespace fm {
 
 struct SelectiveScanOperands {
-  Tensor u;   // [B, L, channels]
-  Tensor dt;  // [B, L, channels], before bias and softplus
-  Columns z;  // channels columns of a [B, L, *] tensor: the gate
-  Tensor bc;  // [B L, directions, width]: b in columns [b_begin, b_begin + state), c right after
-  std::int64_t b_begin;
-  int state, directions;
+  Tensor u;    // [B, L, channels]
+  Columns z;   // channels columns of a [B, L, *] tensor: the gate
+  Tensor low;  // [B L, directions, rank + 2 state]: dt before its projection, then b, then c
+  int rank, state, directions;
+  const Parameter* dt_proj;  // [directions, channels of one, rank]
+  const Parameter* dt_bias;  // [channels]
   const Parameter* a_log;    // [channels, state]
   const Parameter* d;        // [channels]
-  const Parameter* dt_bias;  // [channels]
 };
 
-// -> o = y silu(z), [B, L, channels]. z and bc get their gradients by parts.
+// -> o = y silu(z), [B, L, channels]. z gets its gradient by parts; u and low must have no later
+// use. dt is projected again in the backward pass rather than kept: its [B, L, channels] come from
+// `rank` numbers a token and direction.
 Tensor selective_scan(Context&, const SelectiveScanOperands&);
 
 }  // namespace fm

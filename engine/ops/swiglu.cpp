@@ -3,8 +3,9 @@
 #include <algorithm>
 
 #include "engine/tape.h"
-#include "kernels/gated_linear/gated_linear.h"
 #include "kernels/matmul/matmul.h"
+#include "kernels/swiglu/swiglu.h"
+#include "kernels/swiglu_linear/swiglu_linear.h"
 
 namespace fm {
 namespace {
@@ -12,12 +13,13 @@ namespace {
 struct Network {
   SwigluWeights weights;
   Tensor x, y;
-  Tensor ab;  // where the kernels keep it
+  Tensor ab;  // a and b, where they go through memory
 
   std::int64_t rows() const { return x.shape.rows(); }
   int width() const { return static_cast<int>(x.shape.back()); }
   int hidden() const { return static_cast<int>(weights.w3->shape[1]); }
-  GatedLinearShape gated() const { return {rows(), width(), hidden()}; }
+  SwigluLinearShape fused() const { return {rows(), width(), hidden()}; }
+  SwigluShape gates() const { return {rows(), hidden()}; }
   LinearShape first() const { return {.rows = rows(), .in = width(), .out = 2 * hidden()}; }
   LinearShape second() const { return {.rows = rows(), .in = hidden(), .out = width()}; }
   std::size_t bytes(std::int64_t columns) const {
@@ -25,15 +27,57 @@ struct Network {
   }
 };
 
+// h = silu(a) b with (a, b) = x w12^T + b12
+template <class T, class Q>
+void hidden_units(Q& queue, const Network& n, T* h) {
+  const SwigluWeights& w = n.weights;
+  if constexpr (std::is_same_v<Q, CudaQueue> && sizeof(T) == 2) {
+    if (!n.ab) {
+      swiglu_linear_forward(queue, SwigluLinearForward<T>{.shape = n.fused(),
+                                                          .x = n.x.as<T>(),
+                                                          .w12 = w.w12->compute.template as<T>(),
+                                                          .bias = w.b12->compute.template as<T>(),
+                                                          .h = h});
+      return;
+    }
+  }
+  linear_forward(queue, LinearForward<T, T>{.shape = n.first(),
+                                            .x = n.x.as<T>(),
+                                            .w = w.w12->compute.template as<T>(),
+                                            .bias = w.b12->compute.template as<T>(),
+                                            .y = n.ab.as<T>()});
+  swiglu_forward(queue, SwigluForward<T>{n.gates(), n.ab.as<T>(), h});
+}
+
+// From the gradient of y: that of (a, b), where a and b are if they were kept, and h again.
+template <class T, class Q>
+void hidden_gradient(Q& queue, const Network& n, const T* dy, T* dab, T* h) {
+  const SwigluWeights& w = n.weights;
+  if constexpr (std::is_same_v<Q, CudaQueue> && sizeof(T) == 2) {
+    if (!n.ab) {
+      swiglu_linear_backward(queue, SwigluLinearBackward<T>{.shape = n.fused(),
+                                                            .x = n.x.as<T>(),
+                                                            .w12 = w.w12->compute.template as<T>(),
+                                                            .bias = w.b12->compute.template as<T>(),
+                                                            .w3 = w.w3->compute.template as<T>(),
+                                                            .dy = dy,
+                                                            .dab = dab,
+                                                            .h = h});
+      return;
+    }
+  }
+  // In place: h goes in as the gradient of the hidden units and comes out as the units.
+  linear_backward_input(
+      queue, LinearBackwardInput<T>{
+                 .shape = n.second(), .dy = dy, .w = w.w3->compute.template as<T>(), .dx = h});
+  swiglu_backward(queue,
+                  SwigluBackward<T>{.shape = n.gates(), .ab = dab, .dy = h, .dab = dab, .y = h});
+}
+
 void forward(Context& context, const Network& n) {
   Scratch h(context, n.bytes(n.hidden()));
   context.run([&]<class T>(auto& queue) {
-    gated_linear_forward(queue, GatedLinearForward<T>{.shape = n.gated(),
-                                                      .x = n.x.as<T>(),
-                                                      .w = n.weights.w12->compute.as<T>(),
-                                                      .bias = n.weights.b12->compute.as<T>(),
-                                                      .ab = n.ab ? n.ab.as<T>() : nullptr,
-                                                      .y = h.as<T>()});
+    hidden_units(queue, n, h.as<T>());
     linear_forward(queue, LinearForward<T, T>{.shape = n.second(),
                                               .x = h.as<T>(),
                                               .w = n.weights.w3->compute.as<T>(),
@@ -58,18 +102,7 @@ void backward(Context& context, const Network& n) {
                                                             .dbias = b->gradient.as<acc_t<T>>(),
                                                             .workspace = workspace.data()});
     };
-    linear_backward_input(queue, LinearBackwardInput<T>{.shape = n.second(),
-                                                        .dy = gradient.as<T>(),
-                                                        .w = n.weights.w3->compute.as<T>(),
-                                                        .dx = h.as<T>()});
-    // In place: h goes in as the gradient of the hidden units and comes out as the units.
-    gated_linear_backward(queue, GatedLinearBackward<T>{.shape = n.gated(),
-                                                        .x = n.x.as<T>(),
-                                                        .w = n.weights.w12->compute.as<T>(),
-                                                        .bias = n.weights.b12->compute.as<T>(),
-                                                        .dy = h.as<T>(),
-                                                        .dab = dab,
-                                                        .y = h.as<T>()});
+    hidden_gradient(queue, n, gradient.as<T>(), dab, h.as<T>());
     weight_gradient(n.second(), h.as<T>(), gradient.as<T>(), n.weights.w3, n.weights.b3);
     weight_gradient(n.first(), n.x.as<T>(), dab, n.weights.w12, n.weights.b12);
     linear_backward_input(queue, LinearBackwardInput<T>{.shape = n.first(),
@@ -78,6 +111,14 @@ void backward(Context& context, const Network& n) {
                                                         .dx = gradient.as<T>()});
   });
   context.tape->hand_over(n.y, n.x);
+}
+
+bool fuses([[maybe_unused]] const Context& context, [[maybe_unused]] const Network& n) {
+#if FM_CUDA
+  if (std::holds_alternative<CudaQueue>(context.queue))
+    return swiglu_linear_fits(n.fused(), context.compute);
+#endif
+  return false;
 }
 
 }  // namespace
@@ -90,8 +131,7 @@ Tensor swiglu_mlp(Context& context, const Tensor& x, const SwigluWeights& w) {
            "multiple of 8, got x ",
            x, ", w12 ", w.w12->shape, ", w3 ", w.w3->shape);
   Network network{w, x, context.make(x.shape), {}};
-  const bool keeps_ab = context.query(
-      [&]<class T>(auto& queue) { return gated_linear_keeps_ab<T>(queue, network.gated()); });
+  const bool keeps_ab = !fuses(context, network);
   if (keeps_ab) network.ab = context.make({x.shape[0], x.shape[1], 2 * hidden});
   forward(context, network);
   if (context.tape)

@@ -19,9 +19,10 @@ inline constexpr ConvCase kConvCases[] = {
     {{2, 29, 80, 1, 6}, 88},  // one direction
     {{2, 50, 70, 2, 4}, 71},  // no vectors, more than one block of channels
     {{1, 196, 16, 2, 7}, 40},
-    {{2, 197, 264, 1, 3}, 264},   // more than one block of channels, the last one narrow
-    {{1, 1000, 48, 2, 8}, 96},    // several pieces of an image
-    {{3, 196, 512, 2, 4}, 1024},  // the paper's, fewer images
+    {{2, 197, 264, 1, 3}, 264},     // more than one block of channels, the last one narrow
+    {{1, 1000, 48, 2, 8}, 96},      // several pieces of an image
+    {{3, 196, 512, 2, 4}, 1024},    // the paper's, fewer images
+    {{140, 30, 1024, 2, 4}, 1032},  // enough channels and images for long runs
 };
 inline constexpr ConvCase kConvPaper = {{256, 196, 512, 2, 4}, 1024};
 

@@ -2,32 +2,28 @@
 #include <initializer_list>
 
 #include "kernels/base/check.h"
+#include "kernels/base/column_sums.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/vec.cuh"
 #include "kernels/causal_conv1d/causal_conv1d.h"
 
 // Forward and backward walk the tokens in the direction's own order: a thread owns N neighbouring
-// channels and a run of tokens, and keeps the width-1 inputs before the current token in registers.
-// Runs are short, so that there are enough of them to fill the device; a run reads the width-1
-// tokens before (and, backward, after) it again, which the caches serve. Tokens are taken kAhead at
-// a time: all loads first, then the arithmetic.
+// channels and a run of tokens, and keeps the inputs of the last W tokens in a ring of registers.
+// A run reads the W-1 tokens before (and, backward, after) it again, so runs are as long as still
+// fills the device. A turn of the ring is W tokens: the next turn's loads are under way while this
+// one's arithmetic runs.
 
 namespace fm {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kAhead = 4;
-constexpr int kForwardRun = 32;  // tokens of a forward run at most
+constexpr int kLeastRun = 8;                            // tokens
+constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;  // on a multiprocessor, up to width 4
 
-constexpr int kRows = kThreads / kWarp;  // runs of a backward block, one a warp
-static_assert(kConvPieceTokens % kRows == 0, "the runs of a piece are equally long");
+constexpr int kWarps = kThreads / kWarp;  // of a backward block: as many runs of as many channels
+static_assert(kConvPieceTokens % kWarps == 0, "the runs of a piece are equally long");
 
-constexpr int kSumRows = 16;  // pieces that a second-stage block reads at a time
-
-// Elements of a vector access. Backward keeps twice as many values a channel, so it takes half.
-template <class T>
-constexpr int kForwardWide = 16 / sizeof(T);
-constexpr int kBackwardWide = 4;
+constexpr int kWide = 4;  // channels of a thread where the alignment allows it
 
 // Channel `channel` of one image: where the first token of the direction's order lies, and how far
 // the next.
@@ -45,16 +41,22 @@ struct Line {
   __device__ P* at(int t) const { return first + t * step; }
 };
 
-template <int N, class T>
-__device__ __forceinline__ void load_or_zero(float (&to)[N], const Line<const T>& line, int t,
-                                             bool exists) {
-  if (exists) {
-    load_wide(to, line.at(t));
-  } else {
+// The tokens t to t + W - 1 of a line as they lie in memory; zeros from `end` on, and before 0.
+// kInside: the caller knows that they are all there.
+template <class T, int W, int N>
+struct Turn {
+  Vec<T, N> at[W];
+
+  template <bool kInside>
+  __device__ __forceinline__ void load(const Line<const T>& line, int t, int end) {
+    const T* from = line.at(t);
 #pragma unroll
-    for (int i = 0; i < N; ++i) to[i] = 0;
+    for (int j = 0; j < W; ++j, from += line.step) {
+      if (kInside || (t + j >= 0 && t + j < end)) at[j] = *reinterpret_cast<const Vec<T, N>*>(from);
+      else at[j] = Vec<T, N>{};
+    }
   }
-}
+};
 
 // Weights and bias of N channels.
 template <int W, int N>
@@ -74,32 +76,28 @@ struct Taps {
     for (int i = 0; i < N; ++i) bias[i] = biases[channel + i];
   }
 
-  // s of a token; xs[oldest] holds the input width-1 tokens before it.
-  __device__ __forceinline__ float pre_activation(const float (*xs)[N], int i) const {
+  // s of channel i for the token in slot `now` of the ring; the slot after it is the oldest.
+  __device__ __forceinline__ float pre_activation(const float (&ring)[W][N], int now, int i) const {
     float s = bias[i];
 #pragma unroll
-    for (int k = 0; k < W; ++k) s = fmaf(at[i][k], xs[k][i], s);
+    for (int k = 0; k < W; ++k) s = fmaf(at[i][k], ring[(now + 1 + k) % W][i], s);
     return s;
   }
 };
 
+// 1 / (1 + exp(-x)). Flushing subnormals saves four instructions: where exp(-x) is one, the result
+// is 1 to the last bit.
 __device__ __forceinline__ float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + __expf(-x));
-}
-
-// Moves the last `past` rows of a window to its front.
-template <int past, int N>
-__device__ __forceinline__ void slide(float (&window)[past + kAhead][N]) {
-#pragma unroll
-  for (int k = 0; k < past; ++k)
-#pragma unroll
-    for (int i = 0; i < N; ++i) window[k][i] = window[k + kAhead][i];
+  float power, inverse;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
+  return inverse;
 }
 
 // A thread a (image, run, vector of channels), vectors fastest.
 template <class T, int W, int N>
-__global__ void __launch_bounds__(kThreads) forward_kernel(ConvForward<T> p, int runs, int run) {
-  constexpr int past = W - 1;
+__global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
+    forward_kernel(ConvForward<T> p, int runs, int run) {
   const ConvShape& shape = p.shape;
   const int vectors = shape.channels / N;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -108,28 +106,33 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(ConvForward<T> p, int
   const int channel = static_cast<int>(index % vectors) * N;
   const int begin = static_cast<int>(index / vectors % runs) * run;
   const int end = min(begin + run, shape.length);
+  if (begin >= end) return;  // the runs before this one took all tokens
 
   const Line<const T> x(p.x, p.x_stride, image, shape, channel);
   const Line<T> u(p.u, shape.channels, image, shape, channel);
+  Turn<T, W, N> turn, next;
+  turn.template load<false>(x, begin - W, begin);
+  next.template load<false>(x, begin, end);
   const Taps<W, N> taps(p.weight, p.bias, channel);
-  float xs[past + kAhead][N];  // inputs of the tokens t - past to t + kAhead - 1
+  float ring[W][N];
 #pragma unroll
-  for (int k = 0; k < past; ++k) load_or_zero(xs[k], x, begin - past + k, begin - past + k >= 0);
-  for (int t = begin; t < end; t += kAhead) {
+  for (int j = 1; j < W; ++j) widen_all(ring[j], turn.at[j]);
+  T* to = u.at(begin);
+  for (int t = begin; t < end; t += W) {
+    turn = next;
+    next.template load<false>(x, t + W, end);
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) load_or_zero(xs[past + j], x, t + j, t + j < end);
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
+    for (int j = 0; j < W; ++j, to += u.step) {
       if (t + j >= end) break;
+      widen_all(ring[j], turn.at[j]);
       float out[N];
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        const float s = taps.pre_activation(xs + j, i);
+        const float s = taps.pre_activation(ring, j, i);
         out[i] = s * sigmoid(s);
       }
-      store_narrow(u.at(t + j), out);
+      store_narrow(to, out);
     }
-    slide<past>(xs);
   }
 }
 
@@ -139,124 +142,143 @@ struct TapSums {
   float taps[N][W] = {}, bias[N] = {};
 };
 
-// The run [begin, end) of one image: writes its dx and adds to `sums`. The loop goes past tokens
+// The run [begin, end) of one image: writes its dx and adds to the sums. The loop goes W-1 tokens
 // further than the run, since their gradients reach back into it.
 template <class T, int W, int N>
-__device__ __forceinline__ void backward_run(const ConvBackward<T>& p, std::int64_t image,
-                                             int channel, int begin, int end, TapSums<W, N>& sums) {
-  constexpr int past = W - 1;
-  const ConvShape& shape = p.shape;
-  const Line<const T> x(p.x, p.x_stride, image, shape, channel);
-  const Line<const T> du(p.du, shape.channels, image, shape, channel);
-  const Line<T> dx(p.dx, p.x_stride, image, shape, channel);
-  const Taps<W, N> taps(p.weight, p.bias, channel);
-  const int last = min(end + past, shape.length);
-  float xs[past + kAhead][N];       // inputs of the tokens t - past to t + kAhead - 1
-  float ds[past + kAhead][N] = {};  // their ds
+struct BackwardRun {
+  static constexpr int past = W - 1;
+  const Line<const T> x, du;
+  const Line<T> dx;
+  const int begin, end, last;
+  const Taps<W, N> taps;
+  TapSums<W, N>& sums;
+  Turn<T, W, N> next_x, next_du;
+  float xs[W][N], ds[W][N];
+
+  __device__ __forceinline__ BackwardRun(const ConvBackward<T>& p, std::int64_t image, int channel,
+                                         int first, int after, TapSums<W, N>& to)
+      : x(p.x, p.x_stride, image, p.shape, channel),
+        du(p.du, p.shape.channels, image, p.shape, channel),
+        dx(p.dx, p.x_stride, image, p.shape, channel),
+        begin(first),
+        end(after),
+        last(min(after + past, p.shape.length)),
+        taps(p.weight, p.bias, channel),
+        sums(to),
+        ds{} {
+    next_x.template load<false>(x, begin - W, begin);
 #pragma unroll
-  for (int k = 0; k < past; ++k) load_or_zero(xs[k], x, begin - past + k, begin - past + k >= 0);
-  for (int t = begin; t < end + past; t += kAhead) {
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      load_or_zero(xs[past + j], x, t + j, t + j < last);
-      load_or_zero(ds[past + j], du, t + j, t + j < last);
+    for (int j = 1; j < W; ++j) widen_all(xs[j], next_x.at[j]);
+    next_x.template load<false>(x, begin, last);
+    next_du.template load<false>(du, begin, last);
+    for (int t = begin; t < end + past; t += W) {
+      if (t >= begin + W && t + 2 * W <= end) turn<true>(t);
+      else turn<false>(t);
     }
+  }
+
+  // Tokens t to t + W - 1. kInside: they and the next W are the run's, and so are the W before.
+  template <bool kInside>
+  __device__ __forceinline__ void turn(int t) {
+    const Turn<T, W, N> turn_x = next_x, turn_du = next_du;
+    next_x.template load<kInside>(x, t + W, last);
+    next_du.template load<kInside>(du, t + W, last);
+    T* to = dx.at(t - past);  // of the token whose gradients arrive last with token t
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) {
-      const bool own = t + j < end;
-      float dx_out[N];
+    for (int j = 0; j < W; ++j, to += dx.step) {
+      const bool own = kInside || t + j < end;
+      widen_all(xs[j], turn_x.at[j]);
+      widen_all(ds[j], turn_du.at[j]);
+      float out[N];
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        const float s = taps.pre_activation(xs + j, i), gate = sigmoid(s);
-        ds[past + j][i] *= gate * fmaf(s, 1.0f - gate, 1.0f);
-        const float own_ds = own ? ds[past + j][i] : 0.0f;
+        const float s = taps.pre_activation(xs, j, i), gate = sigmoid(s);
+        ds[j][i] *= gate * fmaf(s, 1.0f - gate, 1.0f);
+        const float own_ds = own ? ds[j][i] : 0.0f;
         sums.bias[i] += own_ds;
-        dx_out[i] = 0;
+        out[i] = 0;
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-          sums.taps[i][k] = fmaf(own_ds, xs[j + k][i], sums.taps[i][k]);
-          dx_out[i] = fmaf(taps.at[i][past - k], ds[j + k][i], dx_out[i]);
+          const int slot = (j + 1 + k) % W;  // of the token W-1-k before this one
+          sums.taps[i][k] = fmaf(own_ds, xs[slot][i], sums.taps[i][k]);
+          out[i] = fmaf(taps.at[i][past - k], ds[slot][i], out[i]);
         }
       }
-      const int complete = t + j - past;  // the token whose gradients have all arrived
-      if (complete >= begin && complete < end) store_narrow(dx.at(complete), dx_out);
+      const int complete = t + j - past;
+      if (kInside || (complete >= begin && complete < end)) store_narrow(to, out);
     }
-    slide<past>(xs);
-    slide<past>(ds);
   }
-}
+};
 
-// A block a (piece, 32 N channels): a warp a run. The workspace is [pieces, W + 1, channels]. Two
-// blocks a multiprocessor want at most 128 registers, which widths over 4 would spill.
+// How a backward block's warps share a piece of an image: `rows` runs, each of 32 N channels.
+struct BackwardTile {
+  int rows, run;
+  int channel_tiles;  // of the block's kWarps / rows times 32 N channels
+};
+
+// The workspace is [pieces, W + 1, channels]. Two blocks a multiprocessor want at most 128
+// registers, which widths over 4 would spill.
 template <class T, int W, int N>
-__global__ void __launch_bounds__(kThreads, W <= 4 ? 2 : 1)
-    backward_kernel(ConvBackward<T> p, int pieces_per_image, int run) {
-  constexpr int tile = kWarp * N;
-  alignas(16) __shared__ float shared[kRows][W + 1][tile];
-  const int tiles = ceil_div(p.shape.channels, tile);
-  const std::int64_t piece = blockIdx.x / tiles;
-  const int first_channel = static_cast<int>(blockIdx.x % tiles) * tile;
-  const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kThreads, W <= 4 ? kBackwardBlocks : 1)
+    backward_kernel(ConvBackward<T> p, int pieces_per_image, BackwardTile tile) {
+  constexpr int warp_channels = kWarp * N;
+  alignas(16) __shared__ float shared[W + 1][kWarps * warp_channels];
+  const std::int64_t piece = blockIdx.x / tile.channel_tiles;
+  const int block_channels = kWarps / tile.rows * warp_channels;
+  const int first_channel = static_cast<int>(blockIdx.x % tile.channel_tiles) * block_channels;
+  const int warp = threadIdx.x / kWarp, row = warp % tile.rows;
+  const int column = warp / tile.rows * warp_channels + static_cast<int>(threadIdx.x) % kWarp * N;
 
   TapSums<W, N> sums;
-  const int channel = first_channel + lane * N;
+  const int channel = first_channel + column;
   if (channel < p.shape.channels) {
-    const int begin = (static_cast<int>(piece % pieces_per_image) * kRows + row) * run;
-    const int end = min(begin + run, p.shape.length);
-    if (begin < end) backward_run(p, piece / pieces_per_image, channel, begin, end, sums);
+    const int begin = (static_cast<int>(piece % pieces_per_image) * tile.rows + row) * tile.run;
+    const int end = min(begin + tile.run, p.shape.length);
+    if (begin < end) BackwardRun<T, W, N>(p, piece / pieces_per_image, channel, begin, end, sums);
   }
 #pragma unroll
   for (int i = 0; i < N; ++i) {
 #pragma unroll
-    for (int k = 0; k < W; ++k) shared[row][k][lane * N + i] = sums.taps[i][k];
-    shared[row][W][lane * N + i] = sums.bias[i];
+    for (int k = 0; k < W; ++k) shared[k][row * block_channels + column + i] = sums.taps[i][k];
+    shared[W][row * block_channels + column + i] = sums.bias[i];
   }
   __syncthreads();
   float* partial = static_cast<float*>(p.workspace) + piece * (W + 1) * p.shape.channels;
-  for (int index = threadIdx.x; index < (W + 1) * tile; index += kThreads) {
-    const int k = index / tile, column = index % tile;
-    if (first_channel + column >= p.shape.channels) continue;
-    float sum = 0;
+  for (int c = threadIdx.x; c < block_channels; c += kThreads) {
+    if (first_channel + c >= p.shape.channels) break;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) sum += shared[r][k][column];
-    partial[static_cast<std::int64_t>(k) * p.shape.channels + first_channel + column] = sum;
+    for (int k = 0; k <= W; ++k) {
+      float sum = shared[k][c];
+      for (int r = 1; r < tile.rows; ++r) sum += shared[k][r * block_channels + c];
+      partial[static_cast<std::int64_t>(k) * p.shape.channels + first_channel + c] = sum;
+    }
   }
 }
 
-// Second stage: a block sums 32 columns of the pieces' partial rows, always in the same order.
-__global__ void __launch_bounds__(kWarp* kSumRows)
-    sum_partials_kernel(const float* partials, std::int64_t pieces, int width, int channels,
-                        float* dweight, float* dbias) {
-  __shared__ float shared[kSumRows][kWarp];
-  const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp;
-  const std::int64_t columns = static_cast<std::int64_t>(width + 1) * channels;
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane;
-  float sum = 0;
-  if (column < columns) {
-#pragma unroll 4
-    for (std::int64_t piece = row; piece < pieces; piece += kSumRows)
-      sum += partials[piece * columns + column];
+// Where the sum of column [tap or bias][channel] of the workspace goes.
+struct StoreTaps {
+  int width, channels;
+  float *dweight, *dbias;
+
+  __device__ void operator()(std::int64_t column, float sum) const {
+    const int k = static_cast<int>(column / channels);
+    const std::int64_t channel = column % channels;
+    if (k < width) dweight[channel * width + k] = sum;
+    else dbias[channel] = sum;
   }
-  shared[row][lane] = sum;
-  __syncthreads();
-  if (row > 0 || column >= columns) return;
-  for (int r = 1; r < kSumRows; ++r) sum += shared[r][lane];
-  const std::int64_t k = column / channels, channel = column % channels;
-  if (k < width) dweight[channel * width + k] = sum;
-  else dbias[channel] = sum;
-}
+};
 
 bool aligned(const void* pointer, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
-// Whether vectors of `wide` elements fit: none straddles two directions, all are aligned.
+// Whether vectors of kWide elements fit: none straddles two directions, all are aligned.
 template <class T>
-bool vectors_fit(int wide, const ConvShape& s, std::int64_t x_stride, const float* weight,
+bool vectors_fit(const ConvShape& s, std::int64_t x_stride, const float* weight,
                  std::initializer_list<const T*> arrays) {
-  return s.channels / s.directions % wide == 0 && x_stride % wide == 0 && aligned(weight, 16) &&
+  return s.channels / s.directions % kWide == 0 && x_stride % kWide == 0 && aligned(weight, 16) &&
          std::all_of(arrays.begin(), arrays.end(),
-                     [&](const T* array) { return aligned(array, wide * sizeof(T)); });
+                     [&](const T* array) { return aligned(array, kWide * sizeof(T)); });
 }
 
 // Calls body.operator()<width>().
@@ -279,22 +301,29 @@ dim3 grid_of(std::int64_t blocks) {
   return dim3(static_cast<unsigned>(blocks));
 }
 
+// Runs that `tokens` are cut into where `lines` threads or warps would have one each and `slots` of
+// them are there to be filled.
+int runs_of(int tokens, std::int64_t lines, std::int64_t slots) {
+  return static_cast<int>(std::clamp<std::int64_t>(slots / lines, 1, ceil_div(tokens, kLeastRun)));
+}
+
 }  // namespace
 
 template <class T>
 void conv_forward(CudaQueue& queue, const ConvForward<T>& p) {
   conv_check(p.shape, p.x_stride);
   const ConvShape& s = p.shape;
-  const int runs = ceil_div(s.length, kForwardRun), run = ceil_div(s.length, runs);
-  const std::int64_t lines = static_cast<std::int64_t>(s.batch) * runs;
+  const std::int64_t slots = std::int64_t{kThreads} * kForwardBlocks * queue.limits.multiprocessors;
   with_width(s.width, [&]<int W>() {
-    constexpr int wide = kForwardWide<T>;
-    if (vectors_fit<T>(wide, s, p.x_stride, p.weight, {p.x, p.u}))
-      launch(queue, "conv_forward", forward_kernel<T, W, wide>,
-             grid_of(ceil_div(lines * (s.channels / wide), kThreads)), kThreads, 0, p, runs, run);
-    else
-      launch(queue, "conv_forward", forward_kernel<T, W, 1>,
-             grid_of(ceil_div(lines * s.channels, kThreads)), kThreads, 0, p, runs, run);
+    const auto run = [&]<int N>() {
+      const std::int64_t lines = static_cast<std::int64_t>(s.batch) * (s.channels / N);
+      const int runs = runs_of(s.length, lines, slots);
+      launch(queue, "conv_forward", forward_kernel<T, W, N>,
+             grid_of(ceil_div(lines * runs, kThreads)), kThreads, 0, p, runs,
+             ceil_div(s.length, runs));
+    };
+    if (vectors_fit<T>(s, p.x_stride, p.weight, {p.x, p.u})) run.template operator()<kWide>();
+    else run.template operator()<1>();
   });
 }
 
@@ -304,21 +333,27 @@ void conv_backward(CudaQueue& queue, const ConvBackward<T>& p) {
   const ConvShape& s = p.shape;
   const std::int64_t pieces = conv_pieces(s);
   const int pieces_per_image = static_cast<int>(pieces / s.batch);
-  const int run = ceil_div(s.length, pieces_per_image * kRows);
+  const int piece_tokens = ceil_div(s.length, pieces_per_image);
+  const std::int64_t slots = std::int64_t{kWarps} * kBackwardBlocks * queue.limits.multiprocessors;
   with_width(s.width, [&]<int W>() {
-    constexpr int wide = kBackwardWide;
-    if (vectors_fit<T>(wide, s, p.x_stride, p.weight, {p.x, p.du, p.dx}))
-      launch(queue, "conv_backward", backward_kernel<T, W, wide>,
-             grid_of(pieces * ceil_div(s.channels, kWarp * wide)), kThreads, 0, p, pieces_per_image,
-             run);
-    else
-      launch(queue, "conv_backward", backward_kernel<T, W, 1>,
-             grid_of(pieces * ceil_div(s.channels, kWarp)), kThreads, 0, p, pieces_per_image, run);
+    const auto run = [&]<int N>() {
+      const int warps = ceil_div(s.channels, kWarp * N);
+      const int fill = runs_of(piece_tokens, pieces * warps, slots);
+      int rows = 1;  // a power of two, so that it divides the block's warps
+      while (rows < kWarps && (rows * 2 <= fill || kWarps / rows > warps)) rows *= 2;
+      const BackwardTile tile{.rows = rows,
+                              .run = ceil_div(piece_tokens, rows),
+                              .channel_tiles = ceil_div(warps, kWarps / rows)};
+      launch(queue, "conv_backward", backward_kernel<T, W, N>, grid_of(pieces * tile.channel_tiles),
+             kThreads, 0, p, pieces_per_image, tile);
+    };
+    if (vectors_fit<T>(s, p.x_stride, p.weight, {p.x, p.du, p.dx}))
+      run.template operator()<kWide>();
+    else run.template operator()<1>();
   });
-  const std::int64_t columns = static_cast<std::int64_t>(s.width + 1) * s.channels;
-  launch(queue, "conv_backward_sums", sum_partials_kernel, grid_of(ceil_div(columns, kWarp)),
-         kWarp * kSumRows, 0, static_cast<const float*>(p.workspace), pieces, s.width, s.channels,
-         p.dweight, p.dbias);
+  column_sums(queue, "conv_backward_sums", static_cast<const float*>(p.workspace), pieces,
+              static_cast<std::int64_t>(s.width + 1) * s.channels,
+              StoreTaps{s.width, s.channels, p.dweight, p.dbias});
 }
 
 template void conv_forward(CudaQueue&, const ConvForward<float>&);

@@ -64,9 +64,9 @@ void rmsnorm_check(const RmsNormShape&);
 // The weight gradients are summed in two stages: over the rows of a piece, then over the pieces.
 // The pieces depend on the number of rows alone; the workspace is [pieces, weights()].
 constexpr std::int64_t rmsnorm_rows_per_piece(std::int64_t rows) {
-  constexpr std::int64_t kMaxPieces = 512, kLeastRows = 8;
+  constexpr std::int64_t kMaxPieces = 264, kMultiple = 16;
   const std::int64_t share = (rows + kMaxPieces - 1) / kMaxPieces;
-  return share > kLeastRows ? share : kLeastRows;
+  return (share + kMultiple - 1) / kMultiple * kMultiple;
 }
 constexpr std::int64_t rmsnorm_pieces(std::int64_t rows) {
   return (rows + rmsnorm_rows_per_piece(rows) - 1) / rmsnorm_rows_per_piece(rows);

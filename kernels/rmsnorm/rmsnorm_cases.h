@@ -15,7 +15,9 @@ inline constexpr RmsNormShape kRmsNormCases[] = {
     {21, 1, 4096, 1, {0}, {4096}, 1e-5},               // fewer threads a block
     {9, 1, 5003, 1, {2}, {5001}, 1e-5},                // no vectors, and wide
     {1000, 2, 136, 3, {0, 8, 72}, {8, 64, 64}, 1e-5},  // dt, B and C of both directions
-    {3 * 1571, 1, 512, 1, {0}, {512}, 1e-5},           // more than 512 pieces' least rows
+    {129, 4, 64, 2, {0, 40}, {40, 24}, 1e-5},          // short segments, groups of a warp
+    {77, 16, 16, 1, {0}, {16}, 1e-5},                  // and more groups than a warp has teams
+    {3 * 1571, 1, 512, 1, {0}, {512}, 1e-5},           // several rows a piece
 };
 inline constexpr RmsNormShape kRmsNormPaperStates = {256 * 196,  2,           136, 3,
                                                      {0, 8, 72}, {8, 64, 64}, 1e-5};

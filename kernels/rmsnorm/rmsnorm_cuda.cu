@@ -1,12 +1,15 @@
 #include <algorithm>
 #include <initializer_list>
+#include <limits>
 
 #include "kernels/base/check.h"
+#include "kernels/base/column_sums.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/reduce.cuh"
 #include "kernels/base/vec.cuh"
-#include "kernels/rmsnorm/rmsnorm.h"
+#include "kernels/rmsnorm/rmsnorm_lanes.cuh"
 
+// Segments of any width and alignment; those that fit registers are rmsnorm_lanes_cuda.cu's.
 // 8 to 32 neighbouring lanes of a warp share a segment of a row: they read it once for the sums,
 // and again, now from the L1 cache, to write the result. A block takes the segments one after
 // another, so that a row's sectors are fetched once however its segments cut them.
@@ -18,7 +21,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kLeastLanes = 8;
 constexpr int kItems = kThreads / kLeastLanes;   // (row, group) pairs of a forward block
-constexpr int kSumRows = 16;                     // pieces that a second-stage block reads at a time
 constexpr std::size_t kSharedBytes = 32 * 1024;  // of a backward block, where the width allows
 
 template <class T>
@@ -189,30 +191,17 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Second stage: a block sums 32 columns of the pieces' partial rows, always in the same order.
-template <class T>
-__global__ void __launch_bounds__(kWarp* kSumRows)
-    sum_partials_kernel(const __grid_constant__ RmsNormBackward<T> p,
-                        const __grid_constant__ Plan plan, std::int64_t pieces) {
-  __shared__ float shared[kSumRows][kWarp];
-  const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp;
-  const std::int64_t columns = plan.column[p.shape.segments];
-  const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane;
-  const float* partials = static_cast<const float*>(p.workspace);
-  float sum = 0;
-  if (column < columns) {
-#pragma unroll 4
-    for (std::int64_t piece = row; piece < pieces; piece += kSumRows)
-      sum += partials[piece * columns + column];
+// Where the sum of a column of the workspace goes.
+struct StoreWeights {
+  std::int64_t first[kRmsNormMaxSegments];  // column of a segment; none after the last
+  float* dweight[kRmsNormMaxSegments];
+
+  __device__ void operator()(std::int64_t column, float sum) const {
+    int segment = kRmsNormMaxSegments - 1;
+    while (column < first[segment]) --segment;
+    dweight[segment][column - first[segment]] = sum;
   }
-  shared[row][lane] = sum;
-  __syncthreads();
-  if (row > 0 || column >= columns) return;
-  for (int r = 1; r < kSumRows; ++r) sum += shared[r][lane];
-  int segment = 0;
-  while (column >= plan.column[segment + 1]) ++segment;
-  p.dweight[segment][column - plan.column[segment]] = sum;
-}
+};
 
 bool aligned(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
@@ -261,6 +250,7 @@ dim3 grid_of(std::int64_t blocks) {
 template <class T>
 void rmsnorm_forward(CudaQueue& queue, const RmsNormForward<T>& p) {
   rmsnorm_check(p.shape);
+  if (rmsnorm_forward_lanes(queue, p)) return;
   const Plan plan = plan_of<T>(p.shape, p.weight, {p.x, p.y});
   launch(queue, "rmsnorm_forward", forward_kernel<T>,
          grid_of(ceil_div(p.shape.rows * p.shape.groups, kItems)), kThreads, 0, p, plan);
@@ -270,18 +260,27 @@ template <class T>
 void rmsnorm_backward(CudaQueue& queue, const RmsNormBackward<T>& p) {
   rmsnorm_check(p.shape);
   const RmsNormShape& shape = p.shape;
-  const Plan plan = plan_of<T>(shape, p.weight, {p.x, p.dy, p.dx});
-  const std::size_t bytes = bytes_per_thread<T>(shape, plan);
-  int threads = kThreads;
-  while (threads > kWarp && threads * bytes > kSharedBytes) threads /= 2;
-  FM_CHECK(threads * bytes <= queue.limits.shared_bytes_per_block,
-           "[rmsnorm] a segment's gradient sums must fit the device's ",
-           queue.limits.shared_bytes_per_block, " bytes of shared memory, got ", threads * bytes);
   const std::int64_t pieces = rmsnorm_pieces(shape.rows);
-  launch(queue, "rmsnorm_backward", backward_kernel<T>, grid_of(pieces * shape.groups), threads,
-         threads * bytes, p, plan, rmsnorm_rows_per_piece(shape.rows));
-  launch(queue, "rmsnorm_backward_sums", sum_partials_kernel<T>,
-         grid_of(ceil_div(shape.weights(), kWarp)), kWarp * kSumRows, 0, p, plan, pieces);
+  if (!rmsnorm_backward_lanes(queue, p)) {
+    const Plan plan = plan_of<T>(shape, p.weight, {p.x, p.dy, p.dx});
+    const std::size_t bytes = bytes_per_thread<T>(shape, plan);
+    int threads = kThreads;
+    while (threads > kWarp && threads * bytes > kSharedBytes) threads /= 2;
+    FM_CHECK(threads * bytes <= queue.limits.shared_bytes_per_block,
+             "[rmsnorm] a segment's gradient sums must fit the device's ",
+             queue.limits.shared_bytes_per_block, " bytes of shared memory, got ", threads * bytes);
+    launch(queue, "rmsnorm_backward", backward_kernel<T>, grid_of(pieces * shape.groups), threads,
+           threads * bytes, p, plan, rmsnorm_rows_per_piece(shape.rows));
+  }
+  StoreWeights store{};
+  std::int64_t columns = 0;
+  for (int s = 0; s < kRmsNormMaxSegments; ++s) {
+    store.first[s] = s < shape.segments ? columns : std::numeric_limits<std::int64_t>::max();
+    store.dweight[s] = p.dweight[s];
+    if (s < shape.segments) columns += shape.weights(s);
+  }
+  column_sums(queue, "rmsnorm_backward_sums", static_cast<const float*>(p.workspace), pieces,
+              columns, store);
 }
 
 template void rmsnorm_forward(CudaQueue&, const RmsNormForward<float>&);

@@ -61,8 +61,8 @@ __device__ void stage_rows(T* to, const T* from, std::int64_t first, std::int64_
   for (int i = threadIdx.x; i < kBlockRows * per_row; i += kThreads) {
     const int row = i / per_row, chunk = i % per_row;
     const bool there = first + row < rows;
-    copy_async<16>(to + at_chunk<kWidth>(row, chunk),
-                   from + (there ? first + row : 0) * kWidth + chunk * kChunk, there);
+    copy_async(to + at_chunk<kWidth>(row, chunk),
+               from + (there ? first + row : 0) * kWidth + chunk * kChunk, there);
   }
 }
 
@@ -94,21 +94,21 @@ class WeightCopier {
 
   __device__ void start(Stage<T, kWidth>& to, int first_unit) const {
     if (threadIdx.x < kBiasChunks)
-      copy_async<16>(to.bias + threadIdx.x * kChunk, bias_ + first_unit);
+      copy_async(to.bias + threadIdx.x * kChunk, bias_ + first_unit, true);
     const T* from = w12_ + std::int64_t{first_unit} * kWidth;
     const std::int64_t to_b = std::int64_t{hidden_} * kWidth;
 #pragma unroll
     for (int i = 0; i < kPasses; ++i) {
       if (row_ + i * kRows >= kUnits) break;
-      copy_async<16>(to.w12 + to_w12_[i], from + i * kRows * kWidth);
-      copy_async<16>(to.w12 + kUnits * kWidth + to_w12_[i], from + i * kRows * kWidth + to_b);
+      copy_async(to.w12 + to_w12_[i], from + i * kRows * kWidth, true);
+      copy_async(to.w12 + kUnits * kWidth + to_w12_[i], from + i * kRows * kWidth + to_b, true);
     }
     if constexpr (kBackward) {
       const T* pairs = w3_ + first_unit;
 #pragma unroll
       for (int i = 0; i * kPairRows < kWidth; ++i) {
         if (pair_row_ + i * kPairRows >= kWidth) break;
-        copy_async<4>(to.w3 + to_w3_[i % 2] + i / 2 * 2 * kPairRows * kUnits, pairs);
+        copy_async_4(to.w3 + to_w3_[i % 2] + i / 2 * 2 * kPairRows * kUnits, pairs);
         pairs += kPairRows * hidden_;
       }
     }
@@ -132,7 +132,7 @@ __device__ void load_a(unsigned (&a)[kWidth / 16][4], const T* rows) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
 #pragma unroll
   for (int k = 0; k < kWidth / 16; ++k)
-    load_matrices(a[k], rows + at_chunk<kWidth>(warp * 16 + lane % 16, 2 * k + lane / 16));
+    load_matrices<false>(a[k], rows + at_chunk<kWidth>(warp * 16 + lane % 16, 2 * k + lane / 16));
 }
 
 // sums += A B for the 4 column tiles of 32 rows of w12.
@@ -143,7 +143,8 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[kTiles][4], const un
 #pragma unroll
   for (int j = 0; j < kTiles; j += 2) {
     unsigned b[4];
-    load_matrices(b, w + at_chunk<kWidth>((j + lane / 16) * 8 + lane % 8, 2 * k + lane / 8 % 2));
+    load_matrices<false>(
+        b, w + at_chunk<kWidth>((j + lane / 16) * 8 + lane % 8, 2 * k + lane / 8 % 2));
     multiply_add<T>(sums[j], a, b[0], b[1]);
     multiply_add<T>(sums[j + 1], a, b[2], b[3]);
   }
@@ -157,7 +158,7 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[kTiles][4], const
 #pragma unroll
   for (int j = 0; j < kTiles; j += 2) {
     unsigned b[4];
-    load_matrices_transposed(b, w3 + at_short_chunk(16 * k + lane % 16, j + lane / 16));
+    load_matrices<true>(b, w3 + at_short_chunk(16 * k + lane % 16, j + lane / 16));
     multiply_add<T>(sums[j], a, b[0], b[1]);
     multiply_add<T>(sums[j + 1], a, b[2], b[3]);
   }
@@ -190,11 +191,11 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
 
   stage_rows<T, kWidth>(shared.x, p.x, first_row, p.shape.rows);
   if constexpr (kBackward) stage_rows<T, kWidth>(shared.dy, p.dy, first_row, p.shape.rows);
-  close_copies();
+  commit_copies();
   const WeightCopier<T, kWidth, kBackward> copier(p);
   copier.start(shared.stages[0], 0);
-  close_copies();
-  wait_for_copies<1>();
+  commit_copies();
+  wait_copies<1>();
   __syncthreads();
   constexpr int steps = kWidth / 16;
   unsigned x[steps][4], dy[kBackward ? steps : 1][4];
@@ -204,10 +205,10 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
   const std::int64_t row = first_row + threadIdx.x / kWarp * 16 + lane / 4;
   const int first_column = 8 * (lane % 4);
   for (int unit = 0, at = 0; unit < hidden; unit += kUnits, at ^= 1) {
-    wait_for_copies<0>();
+    wait_copies<0>();
     __syncthreads();  // these weights are there, and no one reads the others any more
     if (unit + kUnits < hidden) copier.start(shared.stages[at ^ 1], unit + kUnits);
-    close_copies();
+    commit_copies();
 
     const Stage<T, kWidth>& w = shared.stages[at];
     const int column = unit + first_column;

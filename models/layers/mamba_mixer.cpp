@@ -6,6 +6,7 @@
 
 #include "engine/ops/causal_conv1d.h"
 #include "engine/ops/rmsnorm.h"
+#include "engine/ops/rmsnorm_linear.h"
 #include "engine/ops/selective_scan.h"
 #include "models/layers/linear_layer.h"
 #include "models/layers/mixer.h"
@@ -25,7 +26,8 @@ double start_dt_bias(const InitDraw& draw) {
 struct MambaMixer {
   int groups, channels, state,
       rank;  // directions; scanned channels of one direction; n; rank of dt
-  LinearLayer in_proj, out_proj;
+  LinearLayer in_proj;
+  const Parameter* out_proj;
   const Parameter *conv_weight, *conv_bias, *x_proj, *dt_proj, *dt_bias, *a_log, *d;
   const Parameter *dt_norm = nullptr, *b_norm = nullptr, *c_norm = nullptr, *out_norm = nullptr;
 
@@ -39,7 +41,8 @@ MambaMixer::MambaMixer(ParamStore& params, const std::string& name, const ModelC
       state(c.d_state),
       rank(c.dt_rank()),
       in_proj(params, name + ".in_proj", c.d_model, 2 * c.scanned_channels(), false),
-      out_proj(params, name + ".out_proj", c.scanned_channels(), c.d_model, false) {
+      out_proj(&params.add(name + ".out_proj.weight", {c.d_model, c.scanned_channels()},
+                           init_uniform(1 / std::sqrt(c.scanned_channels())))) {
   const int all = groups * channels, n = state;
   const auto add = [&](const char* part, const Shape& shape, const Init& init) {
     return &params.add(name + "." + part, shape, init);
@@ -70,19 +73,18 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
   // dt (rank), B (n) and C (n) of each direction, side by side.
   Tensor low = grouped_linear(context, u.view({tokens, groups, channels}), 0, *x_proj);
   if (dt_norm) low = rmsnorm(context, low, {dt_norm, b_norm, c_norm});
-  const Tensor dt = grouped_linear(context, low, 0, *dt_proj);
-  Tensor o = selective_scan(context, {.u = u,
-                                      .dt = dt.view(u.shape),
-                                      .z = Columns(xz, all, all),
-                                      .bc = low,
-                                      .b_begin = rank,
-                                      .state = state,
-                                      .directions = groups,
-                                      .a_log = a_log,
-                                      .d = d,
-                                      .dt_bias = dt_bias});
-  if (out_norm) o = rmsnorm(context, o.view({tokens, 1, all}), {out_norm}).view(o.shape);
-  return out_proj(context, o);
+  const Tensor o = selective_scan(context, {.u = u,
+                                            .z = Columns(xz, all, all),
+                                            .low = low,
+                                            .rank = rank,
+                                            .state = state,
+                                            .directions = groups,
+                                            .dt_proj = dt_proj,
+                                            .dt_bias = dt_bias,
+                                            .a_log = a_log,
+                                            .d = d});
+  return out_norm ? rmsnorm_linear(context, o, *out_norm, *out_proj)
+                  : linear(context, o, *out_proj, nullptr);
 }
 
 }  // namespace

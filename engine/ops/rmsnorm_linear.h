@@ -1,0 +1,14 @@
+// A linear layer of rows normalised by their RMS, as one operation: the normalised rows are never
+// written.
+#pragma once
+
+#include "engine/context.h"
+#include "engine/params.h"
+
+namespace fm {
+
+// y = (x / sqrt(mean(x^2) + 1e-5) * weight) W^T: x [..., in], weight [in], w [out, in] -> [...,
+// out]. x must have no other use.
+Tensor rmsnorm_linear(Context&, const Tensor& x, const Parameter& weight, const Parameter& w);
+
+}  // namespace fm
