@@ -54,20 +54,20 @@ inline Split split_rows(int length, int rows_of_warp, int most_warps) {
   const int blocks = ceil_div(tiles, most_warps);
   return {blocks, ceil_div(tiles, blocks)};
 }
-inline dim3 grid_of(const AttentionShape& s, const Split& split) {
-  const std::int64_t blocks = static_cast<std::int64_t>(s.batch) * s.heads * split.blocks;
-  FM_CHECK(blocks <= kMaxGrid, "[attention] batch * heads * length must fit one grid, got ",
-           s.batch, ", ", s.heads, " and ", s.length);
-  return dim3(static_cast<unsigned>(blocks));
-}
 
-// The block's place; blocks of one head are neighbours and share its rows in the L2 cache.
+// Blocks of one head are neighbours and share its rows in the L2 cache, as do heads of an image.
+inline dim3 grid_of(const AttentionShape& s, int blocks) {
+  constexpr int most = 65535;  // of a grid's y and z
+  FM_CHECK(s.batch <= most && s.heads <= most, "[attention] batch and heads must be at most ", most,
+           " on CUDA, got ", s.batch, " and ", s.heads);
+  return {static_cast<unsigned>(blocks), static_cast<unsigned>(s.heads),
+          static_cast<unsigned>(s.batch)};
+}
 struct Place {
   int image, head, block;
 };
-__device__ inline Place place_of(const AttentionShape& s, int blocks) {
-  const int index = static_cast<int>(blockIdx.x), head = index / blocks;
-  return {head / s.heads, head % s.heads, index % blocks};
+__device__ __forceinline__ Place place_of_block() {
+  return {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x)};
 }
 
 // Calls f with head_dim padded to what the kernels are built for, a std::integral_constant.
@@ -83,10 +83,16 @@ void with_padded_dim(int head_dim, F&& f) {
 
 constexpr int kTile = 16;  // rows of a warp: what one product has
 
-// Elements from a row to the next in shared memory: 16 bytes more than the row, so that the eight
-// rows of a matrix fall into different banks.
+// Elements from a row to the next in shared memory, and where the eight from column 8 * chunk on
+// are. Eight rows of a chunk have to fall into different banks: rows of 16 swap their halves every
+// four rows, longer ones have 16 bytes more. Rows 16 apart are alike.
 template <int D>
-constexpr int kStride = D + 8;
+constexpr int kStride = D == 16 ? 16 : D + 8;
+template <int D>
+__device__ __forceinline__ int place_in_shared(int row, int chunk) {
+  if constexpr (D == 16) return row * kStride<D> + (chunk ^ (row / 4 % 2)) * 8;
+  else return row * kStride<D> + chunk * 8;
+}
 
 // Starts copying rows [first, first + count) to shared memory; rows from `length` on and columns
 // from head_dim on become zero.
@@ -94,12 +100,17 @@ template <int D, class T>
 __device__ __forceinline__ void copy_rows(T* to, const Rows<const T>& from, int first, int count,
                                           const AttentionShape& s) {
   constexpr int chunks = D / 8;
+  const int chunk = static_cast<int>(threadIdx.x) % chunks;
+  const int step = static_cast<int>(blockDim.x) / chunks;
+  int row = static_cast<int>(threadIdx.x) / chunks;
+  const int there = chunk * 8 < s.head_dim ? s.length - first : 0;
+  const T* source = from[first + row] + chunk * 8;
+  unsigned target = shared_address(to + place_in_shared<D>(row, chunk));
 #pragma unroll 1
-  for (int i = threadIdx.x; i < count * chunks; i += blockDim.x) {
-    const int row = i / chunks, column = i % chunks * 8;
-    const bool there = first + row < s.length && column < s.head_dim;
-    copy_async<16>(to + row * kStride<D> + column, there ? from[first + row] + column : from.first,
-                   there);
+  for (; row < count; row += step) {
+    copy_async<16>(target, source, row < there);
+    source += step * from.stride;
+    target += static_cast<unsigned>(step * kStride<D> * sizeof(T));
   }
 }
 
@@ -107,14 +118,15 @@ __device__ __forceinline__ void copy_rows(T* to, const Rows<const T>& from, int 
 template <int D, class T>
 __device__ __forceinline__ void load_rows(unsigned (&a)[D / 16][4], const Rows<const T>& from,
                                           int first, const AttentionShape& s) {
-  const int lane = threadIdx.x % kWarp, row = first + lane / 4, pair = lane % 4 * 2;
+  const int lane = threadIdx.x % kWarp, row = first + lane / 4;
+  const T* const at = from[row] + lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < D / 16; ++i)
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
-      const int at = row + part % 2 * 8, column = i * 16 + part / 2 * 8 + pair;
-      a[i][part] = at < s.length && column < s.head_dim
-                       ? *reinterpret_cast<const unsigned*>(from[at] + column)
+      const int down = part % 2 * 8, column = i * 16 + part / 2 * 8;
+      a[i][part] = row + down < s.length && column < s.head_dim
+                       ? *reinterpret_cast<const unsigned*>(at + down * from.stride + column)
                        : 0u;
     }
 }
@@ -124,15 +136,15 @@ template <int D, class T>
 __device__ __forceinline__ void store_rows(const Rows<T>& to, const float (&sum)[D / 8][4],
                                            const float (&factor)[2], int first,
                                            const AttentionShape& s) {
-  const int lane = threadIdx.x % kWarp, pair = lane % 4 * 2;
+  const int lane = threadIdx.x % kWarp, row = first + lane / 4;
+  T* const at = to[row] + lane % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int row = first + lane / 4 + half * 8;
-    if (row >= s.length) continue;
+    if (row + half * 8 >= s.length) break;
 #pragma unroll
     for (int i = 0; i < D / 8; ++i)
       if (i * 8 < s.head_dim)
-        *reinterpret_cast<unsigned*>(to[row] + i * 8 + pair) =
+        *reinterpret_cast<unsigned*>(at + half * 8 * to.stride + i * 8) =
             pack<T>(sum[i][2 * half] * factor[half], sum[i][2 * half + 1] * factor[half]);
   }
 }
@@ -142,15 +154,19 @@ __device__ __forceinline__ void store_rows(const Rows<T>& to, const float (&sum)
 // columns 0-7 of both halves of the rows, then columns 8-15: an A, or transposed the B of two
 // products over rows.
 template <int D, class T>
-__device__ __forceinline__ const T* by_rows(const T* tile) {
+__device__ __forceinline__ unsigned by_rows(const T* tile) {
   const int lane = threadIdx.x % kWarp;
-  return tile + (lane / 16 * 8 + lane % 8) * kStride<D> + lane / 8 % 2 * 8;
+  return shared_address(tile + place_in_shared<D>(lane / 16 * 8 + lane % 8, lane / 8 % 2));
 }
 template <int D, class T>
-__device__ __forceinline__ const T* by_columns(const T* tile) {
+__device__ __forceinline__ unsigned by_columns(const T* tile) {
   const int lane = threadIdx.x % kWarp;
-  return tile + lane % 16 * kStride<D> + lane / 16 * 8;
+  return shared_address(tile + place_in_shared<D>(lane % 16, lane / 16));
 }
+// From such an address to the one 16 rows down, and to the one 16 columns to the right.
+template <int D>
+constexpr unsigned kTileBytes = kTile* kStride<D> * sizeof(f16);
+constexpr unsigned kColumnsBytes = 16 * sizeof(f16);
 
 // A value of a row, over the four lanes that hold parts of it.
 __device__ __forceinline__ float row_sum(float x) {
@@ -159,6 +175,10 @@ __device__ __forceinline__ float row_sum(float x) {
 __device__ __forceinline__ float row_max(float x) {
   return warp_max(x, 4);
 }
+
+// The backward with one block a head; does nothing and returns false where that is not to be had.
+template <class T>
+bool backward_head(CudaQueue&, const AttentionBackward<T>&);
 
 // ---- float ----
 

@@ -4,7 +4,8 @@
 // L, 3, H, hd], and writes [B, L, H, hd]: no permutation. Scores, the softmax and its sums are in
 // acc_t<T>. Source: Vaswani et al. 2017, section 3.2; the blocked softmax and its backward: Dao et
 // al. 2022, algorithms 1, 4. T is double or float on the CPU, float, f16 or bf16 on CUDA. head_dim
-// is a multiple of 8 up to 128, length any up to 2^27; pointers are 16-byte aligned.
+// is a multiple of 8 up to 128, length any up to 2^27; on CUDA batch and heads go up to 65535.
+// Pointers are 16-byte aligned.
 #pragma once
 
 #include <cstddef>

@@ -1,226 +1,148 @@
 // Backward for f16 and bf16, without atomics: two passes of one kernel, each owning what it sums.
 //
-// With X = q k^T / sqrt(hd), P = exp(X - lse), Y = d_o v^T, delta = sum of d_o o over hd:
-//   dS = P (Y - delta),   dq = dS k / sqrt(hd),   dk = dS^T q / sqrt(hd),   dv = P^T d_o.
-// A warp owns 16 rows and walks all columns. First pass: rows are queries (q, d_o), columns keys
-// (k, v); sums dq, and leaves lse log2(e) and delta in the workspace. Second pass: rows are keys
-// (k, v), columns queries (q, d_o): everything is transposed; sums dk and dv. P is computed twice;
-// in return no [L, L] array exists and the order of every sum is fixed.
+// A warp owns rows and walks all columns. First pass: rows are queries (q, d_o), columns keys
+// (k, v); sums dq, and leaves the statistics of its queries in the workspace. Second pass: rows are
+// keys (k, v), columns queries (q, d_o): everything is transposed; sums dk and dv. P is computed
+// twice; in return no [L, L] array exists and the order of every sum is fixed. Where a head's dS
+// fits into shared memory, attention_backward_head_cuda.cu needs only one.
 #include <cmath>
 
-#include "kernels/attention/attention.cuh"
+#include "kernels/attention/attention_backward.cuh"
 
 namespace fm {
 namespace attention {
 namespace {
 
+// Warps of a block at most; times 16 rows of a warp; blocks an SM should hold, from which follow
+// the registers a thread may use; columns in one of two buffers, and times 16 taken at a time.
 template <int D>
-constexpr int kWarps = D <= 32 ? 5 : 4;  // at most; 16 rows each
-// Blocks an SM should hold: the registers a thread may use follow.
-template <int D>
-constexpr int kBlocks = D == 16 ? 3 : 2;
-// Columns in one buffer, and taken at a time where so many are left.
-template <int D>
-constexpr int kStage = D <= 64 ? 64 : 32;
-constexpr int kWide = 32;
-// Whether the rows stay in registers: at 128 they would leave none for the sums.
-template <int D>
-constexpr bool kHeld = D <= 64;
-
-// A buffer: two matrices and a statistic {lse log2(e), delta} a column.
-template <int D>
-constexpr std::size_t kBuffer = 2 * kStage<D>* kStride<D> * sizeof(f16) + kStage<D> *
-                                                                              sizeof(float2);
-template <int D>
-constexpr std::size_t shared_bytes(int warps) {
-  const std::size_t rows = kHeld<D> ? 0 : 2 * sizeof(f16) * kTile * kStride<D>;
-  return 2 * kBuffer<D> + static_cast<std::size_t>(warps) * rows;
-}
-static_assert(shared_bytes<128>(kWarps<128>) <= kPortableShared &&
-                  shared_bytes<64>(kWarps<64>) <= kPortableShared,
-              "backward: buffers and rows must fit any sm_80");
-
-// Sixteen rows of a warp; kKeys: they are keys, else queries. In the names, 1 belongs to the
-// product X and 2 to Y.
-template <class T, int D, bool kKeys>
-struct OwnRows {
-  unsigned rows1[kHeld<D> ? D / 16 : 1][4], rows2[kHeld<D> ? D / 16 : 1][4];
-  const T *shared1, *shared2;             // where they are when not held
-  float sum1[D / 8][4] = {};              // dq or dk, before the scale
-  float sum2[kKeys ? D / 8 : 1][4] = {};  // dv
-  float lse[2], delta[2];                 // of queries g and g + 8; lse in units of ln 2
-
-  // Takes kColumns columns in; past the first `left` they do not count.
-  template <int kColumns>
-  __device__ __forceinline__ void add(const T* columns1, const T* columns2, const float2* stats,
-                                      float scale_log2, int left) {
-    float x[kColumns / 8][4] = {}, y[kColumns / 8][4] = {};
-#pragma unroll
-    for (int i = 0; i < D / 16; ++i) {
-      unsigned a1[4], a2[4];
-      if constexpr (kHeld<D>) {
-#pragma unroll
-        for (int part = 0; part < 4; ++part) {
-          a1[part] = rows1[i][part];
-          a2[part] = rows2[i][part];
-        }
-      } else {
-        load_matrices(a1, by_columns<D>(shared1 + i * 16));
-        load_matrices(a2, by_columns<D>(shared2 + i * 16));
-      }
-#pragma unroll
-      for (int tile = 0; tile < kColumns / 16; ++tile) {
-        unsigned b[4];
-        load_matrices(b, by_rows<D>(columns1 + tile * 16 * kStride<D> + i * 16));
-        multiply_add<T>(x[2 * tile], a1, b[0], b[1]);
-        multiply_add<T>(x[2 * tile + 1], a1, b[2], b[3]);
-        load_matrices(b, by_rows<D>(columns2 + tile * 16 * kStride<D> + i * 16));
-        multiply_add<T>(y[2 * tile], a2, b[0], b[1]);
-        multiply_add<T>(y[2 * tile + 1], a2, b[2], b[3]);
-      }
-    }
-    // x becomes P and y dS. A query past the end has statistics, q and d_o of zero: its P is 1
-    // and adds nothing. A key past the end has a score of 0, whose P may be infinite: select.
-    const int pair = threadIdx.x % 4 * 2;
-#pragma unroll
-    for (int n = 0; n < kColumns / 8; ++n) {
-      float4 of_pair;
-      if constexpr (kKeys) of_pair = *reinterpret_cast<const float4*>(stats + n * 8 + pair);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float row_lse, row_delta;
-        if constexpr (kKeys) {
-          row_lse = i % 2 ? of_pair.z : of_pair.x;
-          row_delta = i % 2 ? of_pair.w : of_pair.y;
-        } else {
-          row_lse = lse[i / 2];
-          row_delta = delta[i / 2];
-        }
-        float prob = exp2_approx(fmaf(x[n][i], scale_log2, -row_lse));
-        if constexpr (!kKeys && kColumns == kTile)
-          if (n * 8 + pair + i % 2 >= left) prob = 0.0f;
-        x[n][i] = prob;
-        y[n][i] = prob * (y[n][i] - row_delta);
-      }
-    }
-#pragma unroll
-    for (int tile = 0; tile < kColumns / 16; ++tile) {
-      unsigned a[4], b[4];
-      round_to_a<T>(a, y[2 * tile], y[2 * tile + 1]);
-#pragma unroll
-      for (int i = 0; i < D / 16; ++i) {
-        load_matrices_transposed(b, by_columns<D>(columns1 + tile * 16 * kStride<D> + i * 16));
-        multiply_add<T>(sum1[2 * i], a, b[0], b[1]);
-        multiply_add<T>(sum1[2 * i + 1], a, b[2], b[3]);
-      }
-      if constexpr (kKeys) {
-        round_to_a<T>(a, x[2 * tile], x[2 * tile + 1]);
-#pragma unroll
-        for (int i = 0; i < D / 16; ++i) {
-          load_matrices_transposed(b, by_columns<D>(columns2 + tile * 16 * kStride<D> + i * 16));
-          multiply_add<T>(sum2[2 * i], a, b[0], b[1]);
-          multiply_add<T>(sum2[2 * i + 1], a, b[2], b[3]);
-        }
-      }
-    }
-  }
+struct Tile {
+  static constexpr int warps = 4, count = 1, blocks = 2, stage = D <= 64 ? 64 : 32, wide = 2;
+};
+template <>
+struct Tile<16> {
+  static constexpr int warps = 4, count = 2, blocks = 4, stage = 128, wide = 1;
+};
+template <>
+struct Tile<32> {
+  static constexpr int warps = 5, count = 1, blocks = 2, stage = 64, wide = 2;
 };
 
-// lse and delta of queries g and g + 8, also left in the workspace.
+template <class T, int D, bool kKeys>
+using Own = OwnRows<T, D, Tile<D>::count, kKeys>;
+
+// A buffer: two matrices and the statistics of their columns.
+template <int D>
+constexpr int kMatrix = Tile<D>::stage* kStride<D>;
+template <int D>
+constexpr std::size_t kBuffer = 2 * sizeof(f16) * kMatrix<D> +
+                                sizeof(float) * kTileStats*(Tile<D>::stage / kTile);
+template <int D>
+constexpr std::size_t shared_bytes(int warps) {
+  const std::size_t rows = Own<f16, D, true>::held ? 0 : 2 * sizeof(f16) * kTile * kStride<D>;
+  return 2 * kBuffer<D> + static_cast<std::size_t>(warps) * rows;
+}
+static_assert(shared_bytes<128>(Tile<128>::warps) <= kPortableShared &&
+                  shared_bytes<64>(Tile<64>::warps) <= kPortableShared,
+              "backward: buffers and rows must fit any sm_80");
+
+// Where a head's statistics are in the workspace.
+template <class T>
+__device__ __forceinline__ float* stats_of_head(const AttentionBackward<T>& p, const Place& at) {
+  const std::int64_t head = static_cast<std::int64_t>(at.image) * p.shape.heads + at.head;
+  return static_cast<float*>(p.workspace) + head * ceil_div(p.shape.length, kTile) * kTileStats;
+}
+
+// -lse log2(e) and -delta of queries g and g + 8, also left in the workspace.
 template <int D, class T>
 __device__ __forceinline__ void find_stats(const AttentionBackward<T>& p, const Place& at,
-                                           int first, float (&lse)[2], float (&delta)[2]) {
+                                           int first, float (&minus_lse)[2],
+                                           float (&minus_delta)[2]) {
   unsigned o[D / 16][4], d_o[D / 16][4];
   load_rows<D>(o, rows_of(p.o, p.shape, at.image, at.head), first, p.shape);
   load_rows<D>(d_o, rows_of(p.d_o, p.shape, at.image, at.head), first, p.shape);
-  const std::int64_t stats = stats_of(p.shape, at.image, at.head);
+  const float* const lse = p.lse + stats_of(p.shape, at.image, at.head);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < D / 16; ++i)
 #pragma unroll
-      for (int part = half; part < 4; part += 2) {
-        const float2 a = unpack<T>(o[i][part]), b = unpack<T>(d_o[i][part]);
-        sum = fmaf(a.x, b.x, fmaf(a.y, b.y, sum));
-      }
-    delta[half] = row_sum(sum);
-    const int row = first + threadIdx.x % kWarp / 4 + half * 8;
-    lse[half] = row < p.shape.length ? p.lse[stats + row] * kLog2e : 0.0f;
-    if (row < p.shape.length && threadIdx.x % 4 == 0)
-      static_cast<float2*>(p.workspace)[stats + row] = {lse[half], delta[half]};
+      for (int part = half; part < 4; part += 2) sum += dot<T>(o[i][part], d_o[i][part]);
+    minus_delta[half] = -row_sum(sum);
+    const int row = first + static_cast<int>(threadIdx.x) % kWarp / 4 + half * 8;
+    minus_lse[half] = row < p.shape.length ? lse[row] * -kLog2e : 0.0f;
+    if (first < p.shape.length && threadIdx.x % 4 == 0)
+      put_stats(stats_of_head(p, at), row, minus_lse[half], minus_delta[half]);
   }
 }
 
 template <class T, int D, bool kKeys>
-__global__ void __launch_bounds__(kWarps<D>* kWarp, kBlocks<D>)
-    backward_kernel(AttentionBackward<T> p, int blocks, float scale) {
+__global__ void __launch_bounds__(Tile<D>::warps* kWarp, Tile<D>::blocks)
+    backward_kernel(AttentionBackward<T> p, float scale) {
   extern __shared__ uint4 shared_memory[];
   char* const shared = reinterpret_cast<char*>(shared_memory);
-  constexpr int kMatrix = kStage<D> * kStride<D>;
+  constexpr int kCount = Tile<D>::count, kStage = Tile<D>::stage, kWide = Tile<D>::wide;
   const AttentionShape& s = p.shape;
-  const Place at = place_of(s, blocks);
+  const Place at = place_of_block();
   const Rows<const T> q = rows_of(p.qkv, s, at.image, at.head, kQ);
   const Rows<const T> k = rows_of(p.qkv, s, at.image, at.head, kK);
   const Rows<const T> v = rows_of(p.qkv, s, at.image, at.head, kV);
   const Rows<const T> d_o = rows_of(p.d_o, s, at.image, at.head);
-  const float2* const stats =
-      static_cast<const float2*>(p.workspace) + stats_of(s, at.image, at.head);
-  const auto buffer = [&](int first) { return shared + first / kStage<D> % 2 * kBuffer<D>; };
   const auto fetch = [&](int first) {
-    T* const to = reinterpret_cast<T*>(buffer(first));
-    copy_rows<D>(to, kKeys ? q : k, first, kStage<D>, s);
-    copy_rows<D>(to + kMatrix, kKeys ? d_o : v, first, kStage<D>, s);
+    T* const to = reinterpret_cast<T*>(shared + first / kStage % 2 * kBuffer<D>);
+    copy_rows<D>(to, kKeys ? q : k, first, kStage, s);
+    copy_rows<D>(to + kMatrix<D>, kKeys ? d_o : v, first, kStage, s);
     if constexpr (kKeys) {
-      float2* const to_stats = reinterpret_cast<float2*>(to + 2 * kMatrix);
-      for (int i = threadIdx.x; i < kStage<D>; i += blockDim.x) {
-        const bool there = first + i < s.length;
-        copy_async<sizeof(float2)>(to_stats + i, there ? stats + first + i : stats, there);
-      }
+      const float* const stats = stats_of_head(p, at) + first / kTile * kTileStats;
+      const unsigned to_stats = shared_address(to + 2 * kMatrix<D>);
+      const int count = ceil_div(min(kStage, s.length - first), kTile) * (kTileStats / 4);
+      for (int i = threadIdx.x; i < count; i += blockDim.x)
+        copy_async<16>(to_stats + i * 16, stats + i * 4, true);
     }
   };
 
   const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const int row = (at.block * warps + warp) * kTile;
-  OwnRows<T, D, kKeys> own;
-  if constexpr (kHeld<D>) {
-    load_rows<D>(own.rows1, kKeys ? k : q, row, s);
-    load_rows<D>(own.rows2, kKeys ? v : d_o, row, s);
+  const int row = (at.block * warps + warp) * kCount * kTile;
+  Own<T, D, kKeys> own;
+  if constexpr (own.held) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      load_rows<D>(own.rows1[j], kKeys ? k : q, row + j * kTile, s);
+      load_rows<D>(own.rows2[j], kKeys ? v : d_o, row + j * kTile, s);
+    }
   } else {
     T* const rows1 = reinterpret_cast<T*>(shared + 2 * kBuffer<D>);
     T* const rows2 = rows1 + warps * kTile * kStride<D>;
     copy_rows<D>(rows1, kKeys ? k : q, at.block * warps * kTile, warps * kTile, s);
     copy_rows<D>(rows2, kKeys ? v : d_o, at.block * warps * kTile, warps * kTile, s);
-    own.shared1 = rows1 + warp * kTile * kStride<D>;
-    own.shared2 = rows2 + warp * kTile * kStride<D>;
+    own.shared1 = by_columns<D>(rows1 + warp * kTile * kStride<D>);
+    own.shared2 = by_columns<D>(rows2 + warp * kTile * kStride<D>);
   }
   fetch(0);
-  if constexpr (!kKeys) find_stats<D>(p, at, row, own.lse, own.delta);
+  if constexpr (!kKeys)
+#pragma unroll
+    for (int j = 0; j < kCount; ++j)
+      find_stats<D>(p, at, row + j * kTile, own.minus_lse[j], own.minus_delta[j]);
 
-  for (int first = 0; first < s.length; first += kStage<D>) {
+  const float scale_log2 = scale * kLog2e;
+  const auto keep_nothing = [](int, int, const unsigned(&)[4]) {};
+  for (int first = 0; first < s.length; first += kStage) {
     wait_for_copies();
     __syncthreads();  // all copies of this buffer are there, and nobody reads the other one
-    if (first + kStage<D> < s.length) fetch(first + kStage<D>);
+    if (first + kStage < s.length) fetch(first + kStage);
     if (row >= s.length) continue;
-    const T* const columns = reinterpret_cast<const T*>(buffer(first));
-    const float2* const of_columns = reinterpret_cast<const float2*>(columns + 2 * kMatrix);
-    const int count = min(kStage<D>, s.length - first);
-    int column = 0;
-    for (; column + kWide <= count; column += kWide)
-      own.template add<kWide>(columns + column * kStride<D>,
-                              columns + kMatrix + column * kStride<D>, of_columns + column,
-                              scale * kLog2e, kWide);
-    for (; column < count; column += kTile)
-      own.template add<kTile>(columns + column * kStride<D>,
-                              columns + kMatrix + column * kStride<D>, of_columns + column,
-                              scale * kLog2e, count - column);
+    const T* const matrix1 = reinterpret_cast<const T*>(shared + first / kStage % 2 * kBuffer<D>);
+    const T* const matrix2 = matrix1 + kMatrix<D>;
+    Columns<D> columns =
+        columns_at<D>(matrix1, matrix2, reinterpret_cast<const float*>(matrix2 + kMatrix<D>));
+    int left = min(kStage, s.length - first);
+    for (; left >= kWide * kTile; left -= kWide * kTile, columns.advance(kWide))
+      own.template add<kWide, false>(columns, scale_log2, left, keep_nothing);
+    for (; left > 0; left -= kTile, columns.advance(1))
+      own.template add<1, !kKeys>(columns, scale_log2, left, keep_nothing);
   }
-  if (row >= s.length) return;
-
-  const float scales[2] = {scale, scale}, ones[2] = {1, 1};
-  store_rows<D>(rows_of(p.d_qkv, s, at.image, at.head, kKeys ? kK : kQ), own.sum1, scales, row, s);
-  if constexpr (kKeys)
-    store_rows<D>(rows_of(p.d_qkv, s, at.image, at.head, kV), own.sum2, ones, row, s);
+  if (row < s.length) own.store(p, at, row, scale);
 }
 
 }  // namespace
@@ -233,17 +155,18 @@ void attention_backward(CudaQueue& queue, const AttentionBackward<T>& p) {
   if constexpr (std::is_same_v<T, float>) {
     backward_float(queue, p);
   } else {
+    if (backward_head(queue, p)) return;
     with_padded_dim(p.shape.head_dim, [&](auto dim) {
       constexpr int D = decltype(dim)::value;
-      const Split split = split_rows(p.shape.length, kTile, kWarps<D>);
-      const dim3 grid = grid_of(p.shape, split);
+      const Split split = split_rows(p.shape.length, Tile<D>::count * kTile, Tile<D>::warps);
+      const dim3 grid = grid_of(p.shape, split.blocks);
       const int threads = split.warps * kWarp;
       const std::size_t bytes = shared_bytes<D>(split.warps);
       const float scale = 1.0f / std::sqrt(static_cast<float>(p.shape.head_dim));
       launch(queue, "attention_backward_q", backward_kernel<T, D, false>, grid, threads, bytes, p,
-             split.blocks, scale);
+             scale);
       launch(queue, "attention_backward_kv", backward_kernel<T, D, true>, grid, threads, bytes, p,
-             split.blocks, scale);
+             scale);
     });
   }
 }

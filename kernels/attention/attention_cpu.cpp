@@ -80,11 +80,13 @@ void for_each_head(CpuQueue& queue, const AttentionShape& s, Body&& body) {
 
 }  // namespace
 
-// CUDA: (lse log2(e), sum of d_o o) a query in float; the CPU needs none.
+// CUDA: two statistics a query in float, and room for the queries of a whole last tile of 16; the
+// CPU needs none.
 template <class T>
 std::size_t attention_backward_workspace(const AttentionShape& s) {
-  return std::size_t{2} * sizeof(float) * static_cast<std::size_t>(s.batch) *
-         static_cast<std::size_t>(s.heads) * static_cast<std::size_t>(s.length);
+  const std::size_t queries = (static_cast<std::size_t>(s.length) + 15) / 16 * 16;
+  return 2 * sizeof(float) * static_cast<std::size_t>(s.batch) *
+         static_cast<std::size_t>(s.heads) * queries;
 }
 
 template <class T>

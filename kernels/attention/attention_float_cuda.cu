@@ -98,12 +98,12 @@ __device__ void stage_rows(float* to, const Rows<const float>& from, int first,
 
 template <int D>
 __global__ void __launch_bounds__(kWarps* kWarp)
-    forward_kernel(AttentionForward<float> p, int blocks, float scale_log2) {
+    forward_kernel(AttentionForward<float> p, float scale_log2) {
   __shared__ float4 k_rows[kStage<D> * D / 4], v_rows[kStage<D> * D / 4];
   float *const k_shared = reinterpret_cast<float*>(k_rows), *const v_shared =
                                                                 reinterpret_cast<float*>(v_rows);
   const AttentionShape& s = p.shape;
-  const Place at = place_of(s, blocks);
+  const Place at = place_of_block();
   const int query = static_cast<int>(at.block * blockDim.x + threadIdx.x) / kLanes<D>;
   Slice q, o = {};
   load_slice<D>(q, rows_of(p.qkv, s, at.image, at.head, kQ), query, s);
@@ -149,13 +149,13 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 // dk and dv are.
 template <int D, bool kKeys>
 __global__ void __launch_bounds__(kWarps* kWarp)
-    backward_kernel(AttentionBackward<float> p, int blocks, float scale) {
+    backward_kernel(AttentionBackward<float> p, float scale) {
   __shared__ float4 rows1[kStage<D> * D / 4], rows2[kStage<D> * D / 4];
   __shared__ float2 column_stats[kKeys ? kStage<D> : 1];
   float *const shared1 = reinterpret_cast<float*>(rows1), *const shared2 =
                                                               reinterpret_cast<float*>(rows2);
   const AttentionShape& s = p.shape;
-  const Place at = place_of(s, blocks);
+  const Place at = place_of_block();
   const Rows<const float> q = rows_of(p.qkv, s, at.image, at.head, kQ);
   const Rows<const float> k = rows_of(p.qkv, s, at.image, at.head, kK);
   const Rows<const float> v = rows_of(p.qkv, s, at.image, at.head, kV);
@@ -212,9 +212,8 @@ void forward_float(CudaQueue& queue, const AttentionForward<float>& p) {
   with_padded_dim(p.shape.head_dim, [&](auto dim) {
     constexpr int D = decltype(dim)::value;
     const Split split = split_rows(p.shape.length, kRows<D>, kWarps);
-    launch(queue, "attention_forward", forward_kernel<D>, grid_of(p.shape, split),
-           split.warps * kWarp, 0, p, split.blocks,
-           kLog2e / std::sqrt(static_cast<float>(p.shape.head_dim)));
+    launch(queue, "attention_forward", forward_kernel<D>, grid_of(p.shape, split.blocks),
+           split.warps * kWarp, 0, p, kLog2e / std::sqrt(static_cast<float>(p.shape.head_dim)));
   });
 }
 
@@ -222,12 +221,12 @@ void backward_float(CudaQueue& queue, const AttentionBackward<float>& p) {
   with_padded_dim(p.shape.head_dim, [&](auto dim) {
     constexpr int D = decltype(dim)::value;
     const Split split = split_rows(p.shape.length, kRows<D>, kWarps);
-    const dim3 grid = grid_of(p.shape, split);
+    const dim3 grid = grid_of(p.shape, split.blocks);
     const float scale = 1.0f / std::sqrt(static_cast<float>(p.shape.head_dim));
     launch(queue, "attention_backward_q", backward_kernel<D, false>, grid, split.warps * kWarp, 0,
-           p, split.blocks, scale);
+           p, scale);
     launch(queue, "attention_backward_kv", backward_kernel<D, true>, grid, split.warps * kWarp, 0,
-           p, split.blocks, scale);
+           p, scale);
   });
 }
 

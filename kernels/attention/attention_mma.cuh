@@ -1,6 +1,6 @@
 // The instructions attention's 16-bit kernels are made of: asynchronous copies, 8 x 8 matrices
-// from shared memory, the m16n8k16 product and the hardware's exp2. Source: the PTX ISA, sections
-// on cp.async, ldmatrix, mma and ex2.
+// from and to shared memory, the m16n8k16 product and the hardware's exp2. Source: the PTX ISA,
+// sections on cp.async, ldmatrix, stmatrix, mma and ex2.
 //
 // In a fragment lane l stands at g = l / 4, t = l % 4. Of a 16 x 16 A it holds (row g, columns 2t,
 // 2t + 1), the same of row g + 8, then both of columns 2t + 8, 2t + 9; of a 16 x 8 B (rows 2t,
@@ -21,11 +21,15 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
+// Where something is in shared memory, as these instructions want it.
+__device__ __forceinline__ unsigned shared_address(const void* shared) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
 // Starts copying kBytes (8 or 16, both addresses aligned to them) to shared memory; zeros where
 // `there` is false, and `from` is then not read.
 template <int kBytes>
-__device__ __forceinline__ void copy_async(void* to_shared, const void* from, bool there) {
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+__device__ __forceinline__ void copy_async(unsigned to, const void* from, bool there) {
   const int bytes = there ? kBytes : 0;
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
                :
@@ -40,39 +44,63 @@ __device__ __forceinline__ void wait_for_copies() {
 
 // Four 8 x 8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8, 16 bytes. Lane
 // (g, t) gets row g, columns 2t, 2t + 1 of each; transposed: column g, rows 2t, 2t + 1.
-template <class T>
-__device__ __forceinline__ void load_matrices(unsigned (&to)[4], const T* row_in_shared) {
-  const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row_in_shared));
+__device__ __forceinline__ void load_matrices(unsigned (&to)[4], unsigned row_in_shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
+               : "r"(row_in_shared)
                : "memory");
 }
-template <class T>
 __device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4],
-                                                         const T* row_in_shared) {
-  const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row_in_shared));
+                                                         unsigned row_in_shared) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
+               : "r"(row_in_shared)
                : "memory");
 }
 
-// sum += A B, [16, 16] times [16, 8].
+// The inverse of load_matrices.
+__device__ __forceinline__ void store_matrices(unsigned row_in_shared, const unsigned (&from)[4]) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};"
+               :
+               : "r"(row_in_shared), "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
+#else
+  const unsigned lane = threadIdx.x % 32;
+#pragma unroll
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = __shfl_sync(~0u, row_in_shared, i * 8 + lane / 4);
+    asm volatile("st.shared.b32 [%0], %1;" : : "r"(row + lane % 4 * 4), "r"(from[i]) : "memory");
+  }
+#endif
+}
+
+// to = A B + from, [16, 16] times [16, 8].
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&to)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1, const float (&from)[4]) {
+  if constexpr (std::is_same_v<T, f16>)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
+          "f"(from[2]), "f"(from[3]));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
+          "f"(from[2]), "f"(from[3]));
+}
 template <class T>
 __device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0,
                                              unsigned b1) {
-  if constexpr (std::is_same_v<T, f16>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  multiply_add<T>(sum, a, b0, b1, sum);
 }
+
+// Two ones.
+template <class T>
+constexpr unsigned kOnes = std::is_same_v<T, f16> ? 0x3c003c00u : 0x3f803f80u;
 
 // Two floats rounded to T, the first in the low half.
 template <class T>
@@ -89,6 +117,24 @@ template <class T>
 __device__ __forceinline__ float2 unpack(unsigned both) {
   return {widen(T{static_cast<std::uint16_t>(both)}),
           widen(T{static_cast<std::uint16_t>(both >> 16)})};
+}
+
+// Sum of the products of two pairs.
+template <class T>
+__device__ __forceinline__ float dot(unsigned a, unsigned b) {
+  const float2 x = unpack<T>(a), y = unpack<T>(b);
+  return fmaf(x.x, y.x, x.y * y.y);
+}
+
+// Zeros in an A from column `left` on.
+__device__ __forceinline__ void keep_columns(unsigned (&a)[4], int left) {
+  const int pair = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const int column = part / 2 * 8 + pair;
+    if (column >= left) a[part] = 0;
+    else if (column + 1 == left) a[part] &= 0xffffu;
+  }
 }
 
 // Sums of two neighbouring 16 x 8 tiles, rounded: the A of a product over their 16 columns.

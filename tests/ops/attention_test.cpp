@@ -239,6 +239,33 @@ TEST_SUITE("gpu") {
     });
   }
 
+  TEST_CASE("attention: CUDA, the backward where a head does not fit into shared memory") {
+    CudaQueue small(0);
+    small.limits.shared_bytes_per_block = 16 * 1024;
+    for (const int length : kAttentionLengths)
+      for (const int head_dim : {8, 16, 24, 32}) {
+        INFO(length, " ", head_dim);
+        check_cuda(Problem({2, length, 3, head_dim}), kAttentionBackwardTolerance, Backward{},
+                   small);
+      }
+    check_large_scores<f16>(small, kAttentionForwardTolerance.f16);
+    check_large_scores<bf16>(small, kAttentionForwardTolerance.bf16);
+  }
+
+  TEST_CASE("attention: CUDA, blocks that walk several heads") {
+    CudaQueue few(0);
+    few.limits.multiprocessors = 1;
+    for (const int length : {1, 7, 196, 197, 256})
+      for (const int head_dim : {8, 16, 24, 32}) {
+        INFO(length, " ", head_dim);
+        const Problem p({3, length, 3, head_dim});
+        check_cuda(p, kAttentionForwardTolerance, Forward{}, few);
+        check_cuda(p, kAttentionBackwardTolerance, Backward{}, few);
+      }
+    check_large_scores<f16>(few, kAttentionForwardTolerance.f16);
+    check_large_scores<bf16>(few, kAttentionForwardTolerance.bf16);
+  }
+
   TEST_CASE("attention: CUDA, constant v, equal tokens, large scores") {
     const Tolerance& tolerance = kAttentionForwardTolerance;
     check_constant_v<float>(cuda_queue(), tolerance.f32);
