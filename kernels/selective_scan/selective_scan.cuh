@@ -49,17 +49,26 @@ void with_padded_state(int state, Body&& body) {
   }
 }
 
-// The forward tile: a thread owns two neighbouring channels and per_thread states; `lanes` lanes of
-// a warp share the channels. A lane's states are the fours 4 (j lanes + lane), j = 0, 1, ..., so
-// that the lanes of a channel read consecutive 16-byte pieces of B and C.
+// The tile of the forward and the chunk passes: a thread owns two neighbouring channels and
+// per_thread states; `lanes` lanes of a warp share the channels. A lane's states are the runs
+// (j lanes + lane) run, j = 0, 1, ...: a saved run of 8 is one 16-byte store, and the lanes of a
+// channel read B and C without bank conflicts.
 template <int kStates>
 struct Tile {
   static constexpr int per_thread = kStates >= 32 ? 16 : 8;
+  static constexpr int run = kStates == 128 ? 4 : 8;
   static constexpr int lanes = kStates / per_thread;
-  static constexpr int threads = kTileChannels / 2 * lanes;
+  static constexpr int warp_channels = kWarp / lanes * 2;
+  static constexpr int warps = kTileChannels / warp_channels;
+  static constexpr int threads = warps * kWarp;
   static constexpr int steps = kStates == 128 ? kBlockSteps : 2 * kBlockSteps;  // staged at a time
   // 128 registers a thread hold 32 states, 32 decay rates and the rest; 96 do for 16 of each.
   static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 640) / threads;
+  // A lane takes two channels of a row of steps at a time; so many rows a round.
+  static constexpr int pair_lanes = warp_channels / 2;
+  static constexpr int row_lanes = kWarp / pair_lanes;
+  static constexpr int rounds = ceil_div(steps, row_lanes);
+  static constexpr int padded_steps = rounds * row_lanes;
 };
 
 // The part of the work a CTA does; blockIdx.x counts channel blocks, directions, images, chunks,
@@ -115,12 +124,26 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
-// Keeps its relative accuracy where the result is small, which a plain log(1 + e^x) loses.
+// max(x, 0) + log(1 + e^-|x|): keeps its relative accuracy where the result is small, needs no
+// branch at 20 (there the logarithm is below half an ulp), and passes NaN. The logarithm is e times
+// a minimax polynomial of e in [0, 1], relative error 3e-8.
 __device__ __forceinline__ float softplus(float x) {
-  return x > 20.0f ? x : log1pf(expf(x));
+  const float e = fast_exp2(-kLog2e * fabsf(x));
+  float p = 0.00523269409f;
+  p = fmaf(p, e, -0.0295052379f);
+  p = fmaf(p, e, 0.0782259554f);
+  p = fmaf(p, e, -0.136632457f);
+  p = fmaf(p, e, 0.191060066f);
+  p = fmaf(p, e, -0.24842982f);
+  p = fmaf(p, e, 0.333190978f);
+  p = fmaf(p, e, -0.499994934f);
+  p = fmaf(p, e, 0.99999994f);
+  return fmaf(p, e, fmaxf(x, 0.0f));
 }
 __device__ __forceinline__ float sigmoid(float x) {
-  return __fdividef(1.0f, 1.0f + __expf(-x));
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + fast_exp2(-kLog2e * x)));
+  return y;
 }
 // A log2(e), the rate at which a channel's state decays as a power of two.
 __device__ __forceinline__ float decay_rate(float a_log) {

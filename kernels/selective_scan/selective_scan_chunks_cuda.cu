@@ -4,7 +4,7 @@
 // gradient of the state, obeys the same recurrence from the chunk's end to its start. So: scan
 // every chunk from zero for S, carry over the chunks (one exp a chunk and state, not a step), and
 // let the normal kernels start from the carried values.
-#include "kernels/selective_scan/selective_scan.cuh"
+#include "kernels/selective_scan/selective_scan_stage.cuh"
 
 namespace fm {
 namespace scan {
@@ -16,50 +16,55 @@ constexpr int kCarryThreads = 128;
 template <class T>
 struct LocalArgs {
   ScanShape shape;
-  ScanInputs<T> in;
-  const T* d_o;  // null: forward
   int chunks;
   Carries carries;
+  const float *a_log, *dt_bias;
+  Lines<T> rows[3], matrix;  // dt and u, and B; backward: dt, z and d_o, and C
+  int bc_direction;
+  unsigned multiprocessors;
+  bool wide_channels, wide_states;
 };
 
-template <int kStates>
-struct alignas(16) LocalShared {
-  static constexpr int steps = Tile<kStates>::steps;
-  alignas(16) float matrix[steps][kStates];        // B; backward: C
-  alignas(16) float2 delta[steps][kTileChannels];  // delta, and delta u; backward: dy
-  float bias[kTileChannels];
-};
+enum LocalRow { kDt, kInput, kOther };
 
 template <bool kBackward, class T, int kStates>
-__device__ __forceinline__ void load_group(LocalShared<kStates>& shared, const LocalArgs<T>& args,
-                                           const Part& part, const Rows& rows, int step,
-                                           int count) {
-  const int thread = thread_index();
-  const ScanInputs<T>& in = args.in;
-  const ScanShape& s = args.shape;
-  const int channel = part.direction * (s.channels / s.directions) + part.first;
-#pragma unroll 2  // more would cost the scan's registers
-  for (int i = thread; i < count * kTileChannels; i += Tile<kStates>::threads) {
-    const int t = i / kTileChannels, c = i % kTileChannels;
-    const std::int64_t row = rows.at(step + t);
-    float delta = 0, input = 0;
-    if (c < part.channels) {
-      delta = softplus(widen(in.dt[row * in.dt_stride + channel + c]) + shared.bias[c]);
-      if constexpr (kBackward) {
-        const float z = widen(in.z[row * in.z_stride + channel + c]);
-        input = widen(args.d_o[row * s.channels + channel + c]) * z * sigmoid(z);
-      } else {
-        input = delta * widen(in.u[row * in.u_stride + channel + c]);
-      }
+struct alignas(16) LocalShared {
+  using Cut = Tile<kStates>;
+  struct Warp {
+    ChannelStage<T, kStates, kBackward ? 3 : 2> rows;
+    float2 delta[Cut::padded_steps][Cut::warp_channels];  // delta, and delta u; backward: dy
+    float bias[Cut::warp_channels];
+  };
+  MatrixStage<T, kStates, 1, kBlockSteps> matrix;  // B; backward: C
+  Warp warps[Cut::warps];
+};
+
+// dt and the input to delta and what enters the recurrence. Branch-free, all rounds together: these
+// are long chains.
+template <bool kBackward, class T, int kStates>
+__device__ __forceinline__ void widen_rows(typename LocalShared<kBackward, T, kStates>::Warp& mine,
+                                           int buffer) {
+  using Cut = Tile<kStates>;
+  const Pairs<kStates> own;
+  const auto& raw = mine.rows.raw[buffer];
+  float bias[2];
+  load_wide(bias, &mine.bias[own.channel]);
+#pragma unroll
+  for (int i = 0; i < Cut::rounds; ++i) {
+    const int t = own.step + i * Cut::row_lanes;
+    float dt[2], input[2], delta[2], term[2];
+    load_wide(dt, &raw[kDt][t][own.channel]);
+    load_wide(input, &raw[kInput][t][own.channel]);
+    [[maybe_unused]] float d_o[2];
+    if constexpr (kBackward) load_wide(d_o, &raw[kOther][t][own.channel]);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      delta[k] = softplus(dt[k] + bias[k]);
+      if constexpr (kBackward) term[k] = d_o[k] * input[k] * sigmoid(input[k]);
+      else term[k] = delta[k] * input[k];
     }
-    shared.delta[t][c] = {delta, input};
-  }
-  const T* matrix = kBackward ? in.c : in.b;
-#pragma unroll 2
-  for (int i = thread; i < count * kStates; i += Tile<kStates>::threads) {
-    const int t = i / kStates, n = i % kStates;
-    const std::int64_t at = rows.at(step + t) * in.bc_stride + part.direction * in.bc_direction;
-    shared.matrix[t][n] = n < s.state ? widen(matrix[at + n]) : 0.0f;
+    *reinterpret_cast<float4*>(&mine.delta[t][own.channel]) = {delta[0], term[0], delta[1],
+                                                               term[1]};
   }
 }
 
@@ -68,78 +73,107 @@ template <bool kBackward, class T, int kStates>
 __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_per_sm)
     local_kernel(const LocalArgs<T> args) {
   using Cut = Tile<kStates>;
-  constexpr int fours = Cut::per_thread / 4;
-  __shared__ LocalShared<kStates> shared;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& shared = *reinterpret_cast<LocalShared<kBackward, T, kStates>*>(memory);
   const ScanShape& s = args.shape;
-  const int per_direction = s.channels / s.directions;
   const Part part = part_of(s, args.chunks, kTileChannels);
-  const Rows rows = rows_of(s, part);
-  const int first_step = part.first_block * kBlockSteps;
-  const int end_step = min(part.end_block * kBlockSteps, s.length);
-  const int first_channel = part.direction * per_direction + part.first;
-  const int lane = threadIdx.x % Cut::lanes;
-  const int pair = threadIdx.x / Cut::lanes * 2;
+  const int way = part.direction ? -1 : 1;
+  const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
+  const Seat<kStates> seat;
+  const WarpChannels own(s, part, seat.warp, Cut::warp_channels);
+  auto& mine = shared.warps[seat.warp];
 
-  for (int c = threadIdx.x; c < part.channels; c += Cut::threads)
-    shared.bias[c] = args.in.dt_bias[first_channel + c];
-  float h[2][Cut::per_thread], rate[2][Cut::per_thread], delta_sum[2] = {0, 0};
-#pragma unroll
-  for (int k = 0; k < 2; ++k)
-#pragma unroll
-    for (int i = 0; i < Cut::per_thread; ++i) {
-      const int n = (i / 4 * Cut::lanes + lane) * 4 + i % 4;
-      const bool real = pair + k < part.channels && n < s.state;
-      rate[k][i] =
-          real ? decay_rate(
-                     args.in
-                         .a_log[static_cast<std::int64_t>(first_channel + pair + k) * s.state + n])
-               : 0.0f;
-      h[k][i] = 0;
-    }
+  // Blocks of steps are taken in the order of the scan: the i-th is block_of(i).
+  const int blocks = part.end_block - part.first_block;
+  const auto block_of = [&](int i) {
+    return kBackward ? part.end_block - 1 - i : part.first_block + i;
+  };
+  const auto steps_of = [&](int first_block, int count) {
+    return min(count * kBlockSteps, s.length - first_block * kBlockSteps);
+  };
+  const auto fetch_matrix = [&](int i) {
+    const int block = block_of(i), row = first_row + way * block * kBlockSteps;
+    shared.matrix.copy(steps_of(block, 1), s.state, args.wide_states, [&](int t, int) {
+      return args.matrix.at(row + way * t, part.direction * args.bc_direction);
+    });
+  };
+  // `count` blocks from the i-th.
+  const auto fetch_rows = [&](int buffer, int i, int count) {
+    const int lowest = kBackward ? block_of(i + count - 1) : block_of(i);
+    const int row = first_row + way * lowest * kBlockSteps;
+    mine.rows.copy(buffer, steps_of(lowest, count), own.count, args.wide_channels,
+                   [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
+  };
+  constexpr int most = Cut::steps / kBlockSteps;
+  int group = 0;  // the warp's group of blocks, and its size
+  int group_blocks = min(first_group<kStates>(args.multiprocessors) / kBlockSteps, blocks);
+  fetch_matrix(0);
+  fetch_rows(0, 0, group_blocks);
 
-  const int groups = ceil_div(end_step - first_step, Cut::steps);
-  for (int group = 0; group < groups; ++group) {
-    const int step = first_step + (kBackward ? groups - 1 - group : group) * Cut::steps;
-    const int count = min(Cut::steps, end_step - step);
-    __syncthreads();
-    load_group<kBackward>(shared, args, part, rows, step, count);
-    __syncthreads();
+  for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp)
+    mine.bias[c] = args.dt_bias[own.channel + c];
+  float h[2][Cut::per_thread] = {}, rate[2][Cut::per_thread], delta_sum[2] = {0, 0};
+  load_rates<kStates>(rate, args.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat,
+                      own.count, s.state);
+
+  for (int i = 0, buffer = 0, rows = 0; i < blocks; ++i, buffer ^= 1) {
+    const int count = steps_of(block_of(i), 1);
+    copies_arrived();
+    __syncwarp();
+    shared.matrix.convert(buffer, count, s.state);
+    const bool begins = uniform(i == group);
+    if (begins) widen_rows<kBackward, T, kStates>(mine, rows);
+    __syncthreads();  // the matrix of this block; and all warps have left the other buffer
+    if (i + 1 < blocks) fetch_matrix(i + 1);
+    if (begins && uniform(i + group_blocks < blocks))
+      fetch_rows(rows ^ 1, i + group_blocks, min(most, blocks - i - group_blocks));
+
+    constexpr int next = kBackward ? -1 : 1;
+    const int begin = kBackward ? count - 1 : 0;
+    const int at = (kBackward ? group + group_blocks - 1 - i : i - group) * kBlockSteps + begin;
+    const float2* delta_at = mine.delta[at];
+    const float* matrix_at = shared.matrix.at[buffer][begin][0] + seat.lane * Cut::run;
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      const int t = kBackward ? count - 1 - i : i;
-      const float2 delta[2] = {shared.delta[t][pair], shared.delta[t][pair + 1]};
+    for (int left = count; left > 0; --left) {
+      const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
       delta_sum[0] += delta[0].x;
       delta_sum[1] += delta[1].x;
 #pragma unroll
-      for (int j = 0; j < fours; ++j) {
+      for (int j = 0; j < Cut::per_thread; j += 4) {
         float m[4];
-        load_wide(m, &shared.matrix[t][(j * Cut::lanes + lane) * 4]);
+        load_wide(m, matrix_at + j / Cut::run * Cut::lanes * Cut::run + j % Cut::run);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
-            float& state = h[k][4 * j + e];
-            const float decay = fast_exp2(delta[k].x * rate[k][4 * j + e]);
+            float& state = h[k][j + e];
+            const float decay = fast_exp2(delta[k].x * rate[k][j + e]);
             if constexpr (kBackward) state = decay * fmaf(delta[k].y, m[e], state);
             else state = fmaf(decay, state, delta[k].y * m[e]);
           }
       }
+      delta_at += next * Cut::warp_channels;
+      matrix_at += next * kStates;
+    }
+    __syncwarp();
+    if (uniform(i + 1 == group + group_blocks)) {
+      group += group_blocks;
+      group_blocks = min(most, blocks - group);
+      rows ^= 1;
     }
   }
 
   const std::int64_t row =
-      (part.image_direction * args.chunks + part.chunk) * per_direction + part.first + pair;
+      (part.image_direction * args.chunks + part.chunk) * (s.channels / s.directions) + own.first;
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    if (pair + k >= part.channels) continue;
-    if (lane == 0) args.carries.delta[row + k] = delta_sum[k];
+    if (seat.channel[k] >= own.count) continue;
+    const std::int64_t at = row + seat.channel[k];
+    if (seat.lane == 0) args.carries.delta[at] = delta_sum[k];
 #pragma unroll
-    for (int j = 0; j < fours; ++j) {
-      float four[4];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) four[e] = h[k][4 * j + e];
-      store_narrow(args.carries.state + (row + k) * kStates + (j * Cut::lanes + lane) * 4, four);
-    }
+    for (int j = 0; j < Cut::per_thread; j += 4)
+      store_narrow(args.carries.state + at * kStates + seat.state(j),
+                   {h[k][j], h[k][j + 1], h[k][j + 2], h[k][j + 3]});
   }
 }
 
@@ -160,13 +194,26 @@ __global__ void __launch_bounds__(kCarryThreads)
           ? decay_rate(
                 a_log[static_cast<std::int64_t>(direction * per_direction + c) * s.state + n])
           : 0.0f;
+  // Some chunks at a time: their loads are in flight together.
+  constexpr int kTogether = 8;
   float carried = 0;
-  for (int i = 0; i < chunks; ++i) {
-    const int chunk = backward ? chunks - 1 - i : i;
-    const std::int64_t at = (image_direction * chunks + chunk) * per_direction + c;
-    const float local = carries.state[at * states + n];
-    carries.state[at * states + n] = carried;
-    carried = fmaf(fast_exp2(rate * carries.delta[at]), carried, local);
+  for (int first = 0; first < chunks; first += kTogether) {
+    float local[kTogether], decay[kTogether];
+    std::int64_t at[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int index = min(first + i, chunks - 1);
+      const int chunk = backward ? chunks - 1 - index : index;
+      at[i] = (image_direction * chunks + chunk) * per_direction + c;
+      local[i] = carries.state[at[i] * states + n];
+      decay[i] = fast_exp2(rate * carries.delta[at[i]]);
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      if (first + i >= chunks) break;
+      carries.state[at[i] * states + n] = carried;
+      carried = fmaf(decay[i], carried, local[i]);
+    }
   }
 }
 
@@ -174,7 +221,7 @@ template <bool kBackward, class T>
 void launch_local(CudaQueue& queue, const LocalArgs<T>& args, unsigned ctas) {
   with_padded_state(args.shape.state, [&]<int kStates>() {
     launch(queue, "scan_local", local_kernel<kBackward, T, kStates>, dim3(ctas),
-           Tile<kStates>::threads, 0, args);
+           Tile<kStates>::threads, sizeof(LocalShared<kBackward, T, kStates>), args);
   });
 }
 
@@ -196,7 +243,17 @@ void check_shape(const ScanShape& s) {
 template <class T>
 void carry_chunks(CudaQueue& queue, const ScanShape& s, const ScanInputs<T>& in, const T* d_o,
                   int chunks, const Carries& carries) {
-  const LocalArgs<T> args{s, in, d_o, chunks, carries};
+  using Line = Lines<T>;
+  LocalArgs<T> args{s, chunks, carries, in.a_log, in.dt_bias};
+  args.rows[kDt] = Line::of(in.dt, in.dt_stride);
+  args.rows[kInput] = d_o ? Line::of(in.z, in.z_stride) : Line::of(in.u, in.u_stride);
+  args.rows[kOther] = Line::of(d_o, s.channels);
+  args.matrix = Line::of(d_o ? in.c : in.b, in.bc_stride);
+  args.bc_direction = static_cast<int>(in.bc_direction);
+  args.multiprocessors = static_cast<unsigned>(queue.limits.multiprocessors);
+  args.wide_channels =
+      wide_channels(s, in) && in_pieces(d_o, s.channels, s.channels / s.directions);
+  args.wide_states = wide_states(s, in);
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions * chunks *
                             ceil_div(s.channels / s.directions, kTileChannels);
   const int states = padded_state(s.state);

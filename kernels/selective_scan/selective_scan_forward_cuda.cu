@@ -1,264 +1,304 @@
 // Forward: a CTA scans 128 channels of one image, direction and chunk with the states in registers.
 //
-// Per group of steps: the raw rows of the next group are on their way (cp.async, two buffers) while
-// delta, delta u, B and C of this group become floats in shared memory; every thread then walks
-// the steps with its 2 channels and 8 or 16 states; y of all channels is gated and stored in whole
-// rows. An element costs one ex2 and four multiply-adds, so the special-function unit is the
-// bound.
-#include "kernels/selective_scan/selective_scan.cuh"
+// Per group of steps a warp turns its rows of u and dt into delta and delta u, walks the steps with
+// 2 channels and 8 or 16 states a thread, and gates and stores its rows of y; the next group is on
+// its way. An element costs one ex2 and four multiply-adds and the special-function unit takes one
+// warp in 8 cycles, so it is the bound (on an H100, 9 cycles an element with nothing else to do).
+#include "kernels/selective_scan/selective_scan_forward.cuh"
+#include "kernels/selective_scan/selective_scan_stage.cuh"
 
 namespace fm {
 namespace scan {
 namespace {
 
-template <class T>
-struct ForwardArgs {
-  ScanForward<T> p;
-  int chunks;
-  const float* start;  // states at chunk starts; null: zero
-  bool wide_channels, wide_states, wide_out;
-};
-
 template <class T, int kStates>
 struct alignas(16) ForwardShared {
-  static constexpr int steps = Tile<kStates>::steps;
-  struct Raw {
-    T u[steps][kTileChannels], dt[steps][kTileChannels], z[steps][kTileChannels];
-    T b[steps][kStates], c[steps][kStates];
+  using Cut = Tile<kStates>;
+  struct Warp {
+    ChannelStage<T, kStates, kForwardRows> rows;
+    float2 delta[Cut::padded_steps][Cut::warp_channels];  // delta, delta u
+    float y[Cut::padded_steps + 1][Cut::warp_channels];   // of step t in row t + 1
+    float bias[Cut::warp_channels], skip[Cut::warp_channels];
   };
-  alignas(16) Raw raw[2];
-  alignas(16) float b[steps][kStates], c[steps][kStates];
-  alignas(16) float2 delta[steps][kTileChannels];  // delta, delta u
-  alignas(16) float y[steps][kTileChannels];
-  float bias[kTileChannels], skip[kTileChannels];
+  MatrixStage<T, kStates, 2, kBlockSteps> matrices;
+  Warp warps[Cut::warps];
 };
 
+// u and dt to delta and delta u. Branch-free, all rounds together: these are long chains.
 template <class T, int kStates>
-__device__ __forceinline__ void stage_group(typename ForwardShared<T, kStates>::Raw& raw,
-                                            const ForwardArgs<T>& args, const Part& part,
-                                            const Rows& rows, int step, int count) {
-  const ScanInputs<T>& in = args.p.in;
-  const ScanShape& s = args.p.shape;
-  const std::int64_t row = rows.at(step);
-  const int channel = part.direction * (s.channels / s.directions) + part.first;
-  const auto channels = [&](T* to, const T* from, std::int64_t stride) {
-    stage_rows(to, kTileChannels, from + row * stride + channel, rows.step * stride, count,
-               part.channels, args.wide_channels);
-  };
-  channels(raw.u[0], in.u, in.u_stride);
-  channels(raw.dt[0], in.dt, in.dt_stride);
-  channels(raw.z[0], in.z, in.z_stride);
-  const std::int64_t at = row * in.bc_stride + part.direction * in.bc_direction;
-  stage_rows(raw.b[0], kStates, in.b + at, rows.step * in.bc_stride, count, s.state,
-             args.wide_states);
-  stage_rows(raw.c[0], kStates, in.c + at, rows.step * in.bc_stride, count, s.state,
-             args.wide_states);
-}
-
-// Raw rows to what the scan multiplies with. Channels and states beyond the shape become zero.
-template <class T, int kStates>
-__device__ __forceinline__ void widen_group(ForwardShared<T, kStates>& shared,
-                                            const typename ForwardShared<T, kStates>::Raw& raw,
-                                            int channels, int state, int count) {
-  constexpr int threads = Tile<kStates>::threads;
-  for (int i = threadIdx.x; i < count * kTileChannels; i += threads) {
-    const int t = i / kTileChannels, c = i % kTileChannels;
-    float delta = 0, u = 0;
-    if (c < channels) {
-      delta = softplus(widen(raw.dt[t][c]) + shared.bias[c]);
-      u = widen(raw.u[t][c]);
-    }
-    shared.delta[t][c] = {delta, delta * u};
-  }
-  for (int i = threadIdx.x; i < count * kStates; i += threads) {
-    const int t = i / kStates, n = i % kStates;
-    shared.b[t][n] = n < state ? widen(raw.b[t][n]) : 0.0f;
-    shared.c[t][n] = n < state ? widen(raw.c[t][n]) : 0.0f;
+__device__ __forceinline__ void widen_rows(typename ForwardShared<T, kStates>::Warp& mine,
+                                           int buffer) {
+  using Cut = Tile<kStates>;
+  const Pairs<kStates> own;
+  float bias[2];
+  load_wide(bias, &mine.bias[own.channel]);
+#pragma unroll
+  for (int i = 0; i < Cut::rounds; ++i) {
+    const int t = own.step + i * Cut::row_lanes;
+    float u[2], dt[2];
+    load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
+    load_wide(dt, &mine.rows.raw[buffer][kDt][t][own.channel]);
+    const float delta[2] = {softplus(dt[0] + bias[0]), softplus(dt[1] + bias[1])};
+    *reinterpret_cast<float4*>(&mine.delta[t][own.channel]) = {delta[0], delta[0] * u[0], delta[1],
+                                                               delta[1] * u[1]};
   }
 }
 
 // y, and o = y silu(z), of a group of steps to global memory.
-template <int kWide, class T, int kStates>
-__device__ __forceinline__ void store_group(const ForwardShared<T, kStates>& shared,
-                                            const typename ForwardShared<T, kStates>::Raw& raw,
-                                            const ForwardArgs<T>& args, const Part& part,
-                                            const Rows& rows, int step, int count) {
-  const ScanShape& s = args.p.shape;
-  const int channel = part.direction * (s.channels / s.directions) + part.first;
-  constexpr int per_row = kTileChannels / kWide;
-  for (int i = threadIdx.x; i < count * per_row; i += Tile<kStates>::threads) {
-    const int t = i / per_row, c = i % per_row * kWide;
-    if (c >= part.channels) continue;
-    float y[kWide], o[kWide], u[kWide], z[kWide];
-    load_wide(y, &shared.y[t][c]);
-    load_wide(u, &raw.u[t][c]);
-    load_wide(z, &raw.z[t][c]);
+template <bool kWide, class T, int kStates>
+__device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
+                                           const typename ForwardShared<T, kStates>::Warp& mine,
+                                           int buffer, int row, int way, int count,
+                                           const WarpChannels& channels) {
+  using Cut = Tile<kStates>;
+  const Pairs<kStates> own;
+  const int channel_count = args.p.shape.channels;
+  const std::int64_t first = static_cast<std::int64_t>(row + way * own.step) * channel_count +
+                             channels.channel + own.channel;
+  const int stride = way * Cut::row_lanes * channel_count;
+  float skip[2];
+  load_wide(skip, &mine.skip[own.channel]);
 #pragma unroll
-    for (int k = 0; k < kWide; ++k) {
-      y[k] += shared.skip[c + k] * u[k];
+  for (int i = 0; i < Cut::rounds; ++i) {
+    const int t = own.step + i * Cut::row_lanes;
+    float y[2], o[2], u[2], z[2];
+    load_wide(y, &mine.y[t + 1][own.channel]);
+    load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
+    load_wide(z, &mine.rows.raw[buffer][kZ][t][own.channel]);
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      y[k] = fmaf(skip[k], u[k], y[k]);
       o[k] = y[k] * z[k] * sigmoid(z[k]);
     }
-    const std::int64_t at = rows.at(step + t) * s.channels + channel + c;
-    store_narrow(args.p.o + at, o);
-    if (args.p.y) store_narrow(args.p.y + at, y);
+    const std::int64_t at = first + static_cast<std::int64_t>(i) * stride;
+    const bool real = t < count && own.channel < channels.count;
+    if constexpr (kWide) {
+      if (real) store_narrow(args.p.o + at, o);
+      if (real && args.p.y) store_narrow(args.p.y + at, y);
+    } else {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        if (!real || own.channel + k >= channels.count) continue;
+        args.p.o[at + k] = narrow<T>(o[k]);
+        if (args.p.y) args.p.y[at + k] = narrow<T>(y[k]);
+      }
+    }
   }
 }
 
-// fp16 saves what it can hold; NaN stays NaN.
-template <class T>
-__device__ __forceinline__ float savable(float h) {
-  if constexpr (std::is_same_v<T, f16>) return fabsf(h) > 65504.0f ? copysignf(65504.0f, h) : h;
-  else return h;
+// One channel's states of a lane; `to` is at its first run.
+template <class T, int kStates>
+__device__ __forceinline__ void save_states(T* to, const float (&h)[Tile<kStates>::per_thread]) {
+  using Cut = Tile<kStates>;
+  constexpr int piece = sizeof(T) == 4 ? 4 : Cut::run;
+#pragma unroll
+  for (int i = 0; i < Cut::per_thread; i += piece) {
+    float states[piece];
+#pragma unroll
+    for (int e = 0; e < piece; ++e) states[e] = h[i + e];
+    save_state(to + i / Cut::run * Cut::lanes * Cut::run + i % Cut::run, states);
+  }
+}
+
+// Round `round` of the sum of y over the lanes that share the channels; ends in y[0].
+template <int kStates>
+__device__ __forceinline__ void add_lanes(float (&y)[2], int round) {
+  constexpr int lanes = Tile<kStates>::lanes;
+  static_assert(lanes <= 1 << (Tile<kStates>::per_thread / 4), "rounds for all lanes");
+  if (lanes >> round <= 1) return;
+  y[0] += __shfl_xor_sync(0xffffffffu, y[round == 0], 1 << round);
+}
+template <int kStates>
+__device__ __forceinline__ void store_sum(float* to, const float (&y)[2], int lane) {
+  if constexpr (Tile<kStates>::lanes == 1) *reinterpret_cast<float2*>(to) = {y[0], y[1]};
+  else if (lane < 2) *to = y[0];
 }
 
 template <class T, int kStates>
 __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_per_sm)
     forward_kernel(const ForwardArgs<T> args) {
   using Cut = Tile<kStates>;
-  constexpr int fours = Cut::per_thread / 4;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<ForwardShared<T, kStates>*>(memory);
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions;
-  const int blocks = ceil_div(s.length, kBlockSteps);
   const Part part = part_of(s, args.chunks, kTileChannels);
-  const Rows rows = rows_of(s, part);
-  const int first_step = part.first_block * kBlockSteps;
+  const Seat<kStates> seat;
+  const WarpChannels own(s, part, seat.warp, Cut::warp_channels);
+  auto& mine = shared.warps[seat.warp];
   const int end_step = min(part.end_block * kBlockSteps, s.length);
-  const int direction_channel = part.direction * per_direction;
+  const int way = part.direction ? -1 : 1;
+  const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
 
-  // Odd lanes hold their two channels in swapped order, so that the first exchange of the sum over
-  // lanes needs no selection: each lane keeps its slot 0 and gives its slot 1 away.
-  const int lane = threadIdx.x % Cut::lanes;
-  const int swap = Cut::lanes > 1 ? lane & 1 : 0;
-  const int pair = threadIdx.x / Cut::lanes * 2;
-  const int channel[2] = {pair + swap, pair + 1 - swap};
+  const auto fetch_matrices = [&](int step) {
+    const int row = first_row + way * step, column = part.direction * args.bc_direction;
+    shared.matrices.copy(
+        min(kBlockSteps, end_step - step), s.state, args.wide_states,
+        [&](int t, int m) { return (m ? args.c : args.b).at(row + way * t, column); });
+  };
+  const auto fetch_rows = [&](int buffer, int step, int count) {
+    const int row = first_row + way * step;
+    mine.rows.copy(buffer, count, own.count, args.wide_channels,
+                   [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
+  };
+  int step = part.first_block * kBlockSteps;
+  // The warp's group of steps: where it begins, and how many.
+  int group = step, group_steps = min(first_group<kStates>(args.multiprocessors), end_step - step);
+  fetch_matrices(step);
+  fetch_rows(0, step, group_steps);
 
-  for (int c = threadIdx.x; c < part.channels; c += Cut::threads) {
-    shared.bias[c] = args.p.in.dt_bias[direction_channel + part.first + c];
-    shared.skip[c] = args.p.in.d[direction_channel + part.first + c];
+  for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp) {
+    mine.bias[c] = args.p.in.dt_bias[own.channel + c];
+    mine.skip[c] = args.p.in.d[own.channel + c];
   }
   float h[2][Cut::per_thread], rate[2][Cut::per_thread];
+  load_rates<kStates>(rate, args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state,
+                      seat, own.count, s.state);
+  const std::int64_t start_row =
+      (part.image_direction * args.chunks + part.chunk) * per_direction + own.first;
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    const bool real = channel[k] < part.channels;
-    const float* a_log =
-        args.p.in.a_log +
-        static_cast<std::int64_t>(direction_channel + part.first + channel[k]) * s.state;
-    const float* start =
-        args.start
-            ? args.start + ((part.image_direction * args.chunks + part.chunk) * per_direction +
-                            part.first + channel[k]) *
-                               kStates
-            : nullptr;
+  for (int k = 0; k < 2; ++k)
 #pragma unroll
-    for (int i = 0; i < Cut::per_thread; ++i) {
-      const int n = (i / 4 * Cut::lanes + lane) * 4 + i % 4;
-      rate[k][i] = real && n < s.state ? decay_rate(a_log[n]) : 0.0f;
-      h[k][i] = real && start ? start[n] : 0.0f;
-    }
-  }
+    for (int i = 0; i < Cut::per_thread; ++i)
+      h[k][i] = args.start && seat.channel[k] < own.count
+                    ? args.start[(start_row + seat.channel[k]) * kStates + seat.state(i)]
+                    : 0.0f;
+  T* saved = static_cast<T*>(args.p.states);
+  if (saved)
+    saved += ((part.image_direction * ceil_div(s.length, kBlockSteps) + part.first_block) *
+                  per_direction +
+              own.first + seat.channel[0]) *
+                 kStates +
+             seat.lane * Cut::run;
 
-  int buffer = 0;
-  stage_group<T, kStates>(shared.raw[0], args, part, rows, first_step,
-                          min(Cut::steps, end_step - first_step));
-  for (int step = first_step; step < end_step; step += Cut::steps, buffer ^= 1) {
-    const int count = min(Cut::steps, end_step - step);
+  // A step's y is summed over lanes during the step after it, which hides the exchange; its store
+  // comes after that step's loads, which the compiler must not move across it.
+  float y[2] = {0, 0};
+  for (int buffer = 0, rows = 0; step < end_step; step += kBlockSteps, buffer ^= 1) {
+    const int count = min(kBlockSteps, end_step - step);
     copies_arrived();
-    __syncthreads();
-    if (step + Cut::steps < end_step)
-      stage_group<T, kStates>(shared.raw[buffer ^ 1], args, part, rows, step + Cut::steps,
-                              min(Cut::steps, end_step - step - Cut::steps));
-    widen_group<T, kStates>(shared, shared.raw[buffer], part.channels, s.state, count);
-    __syncthreads();
+    __syncwarp();
+    shared.matrices.convert(buffer, count, s.state);
+    const bool begins = uniform(step == group);
+    if (begins) widen_rows<T, kStates>(mine, rows);
+    __syncthreads();  // B and C of this block; and all warps have left the other buffer
+    if (step + kBlockSteps < end_step) fetch_matrices(step + kBlockSteps);
+    if (begins && uniform(step + group_steps < end_step))
+      fetch_rows(rows ^ 1, step + group_steps, min(Cut::steps, end_step - step - group_steps));
 
-    for (int block = 0; block < count; block += kBlockSteps) {
-      const int block_index = (step + block) / kBlockSteps;
-      if (args.p.states && block_index > 0) {
-        T* saved =
-            static_cast<T*>(args.p.states) +
-            ((part.image_direction * blocks + block_index) * per_direction + part.first) * kStates;
+    if (saved) {
+      if (step > 0) {
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          if (channel[k] >= part.channels) continue;
-#pragma unroll
-          for (int j = 0; j < fours; ++j) {
-            float four[4];
-#pragma unroll
-            for (int e = 0; e < 4; ++e) four[e] = savable<T>(h[k][4 * j + e]);
-            store_narrow(saved + channel[k] * kStates + (j * Cut::lanes + lane) * 4, four);
-          }
-        }
+        for (int k = 0; k < 2; ++k)
+          if (seat.channel[k] < own.count)
+            save_states<T, kStates>(saved + (seat.channel[k] - seat.channel[0]) * kStates, h[k]);
       }
-      const int block_end = min(block + kBlockSteps, count);
-#pragma unroll 1
-      for (int t = block; t < block_end; ++t) {
-        const float2 delta[2] = {shared.delta[t][channel[0]], shared.delta[t][channel[1]]};
-        float y[2] = {0, 0};
-#pragma unroll
-        for (int j = 0; j < fours; ++j) {
-          float b[4], c[4];
-          load_wide(b, &shared.b[t][(j * Cut::lanes + lane) * 4]);
-          load_wide(c, &shared.c[t][(j * Cut::lanes + lane) * 4]);
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-#pragma unroll
-            for (int k = 0; k < 2; ++k) {
-              float& state = h[k][4 * j + e];
-              state = fmaf(fast_exp2(delta[k].x * rate[k][4 * j + e]), state, delta[k].y * b[e]);
-              y[k] = fmaf(c[e], state, y[k]);
-            }
-        }
-        if constexpr (Cut::lanes == 1) {
-          *reinterpret_cast<float2*>(&shared.y[t][pair]) = {y[0], y[1]};
-        } else {
-          y[0] += __shfl_xor_sync(0xffffffffu, y[1], 1);
-#pragma unroll
-          for (int mask = 2; mask < Cut::lanes; mask *= 2)
-            y[0] += __shfl_xor_sync(0xffffffffu, y[0], mask);
-          if (lane < 2) shared.y[t][channel[0]] = y[0];
-        }
-      }
+      saved += static_cast<std::int64_t>(per_direction) * kStates;
     }
-    __syncthreads();
-    if (args.wide_out) store_group<4>(shared, shared.raw[buffer], args, part, rows, step, count);
-    else store_group<1>(shared, shared.raw[buffer], args, part, rows, step, count);
+    const float2* delta_at = mine.delta[step - group];
+    const float* matrix_at = shared.matrices.at[buffer][0][0] + seat.lane * Cut::run;
+    float* y_at = mine.y[step - group] + seat.channel[0];
+#pragma unroll 1
+    for (int t = count; t > 0; --t) {
+      const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
+      float now[2] = {0, 0};
+#pragma unroll
+      for (int j = 0; j < Cut::per_thread; j += 4) {
+        float b[4], c[4];
+        const int n = j / Cut::run * Cut::lanes * Cut::run + j % Cut::run;
+        load_wide(b, matrix_at + n);
+        load_wide(c, matrix_at + n + kStates);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            float& state = h[k][j + e];
+            state = fmaf(fast_exp2(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
+            now[k] = fmaf(c[e], state, now[k]);
+          }
+        add_lanes<kStates>(y, j / 4);
+      }
+      store_sum<kStates>(y_at, y, seat.lane);
+      y[0] = now[0];
+      y[1] = now[1];
+      delta_at += Cut::warp_channels;
+      matrix_at += 2 * kStates;
+      y_at += Cut::warp_channels;
+    }
+    __syncwarp();
+
+    if (uniform(step + count == group + group_steps)) {
+#pragma unroll
+      for (int round = 0; round < Cut::per_thread / 4; ++round) add_lanes<kStates>(y, round);
+      store_sum<kStates>(y_at, y, seat.lane);
+      __syncwarp();
+      const int row = first_row + way * group;
+      if (args.wide_out) store_rows<true, T, kStates>(args, mine, rows, row, way, group_steps, own);
+      else store_rows<false, T, kStates>(args, mine, rows, row, way, group_steps, own);
+      __syncwarp();
+      group += group_steps;
+      group_steps = min(Cut::steps, end_step - group);
+      rows ^= 1;
+    }
   }
 }
 
 }  // namespace
 }  // namespace scan
 
+namespace {
+
+// Where the wide tile has work for a part of the machine only: one narrow pass, unless the sequence
+// is so long that chunks of wide tiles, which share the machine better, make up for their second
+// pass.
+bool is_narrow(const CudaQueue& queue, const ScanShape& s) {
+  constexpr int kLongest = 512;
+  const int chunks = scan_chunks(queue, s);
+  if (s.chunks > 1 || (chunks > 1 && s.length > kLongest)) return false;
+  const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
+                            ceil_div(s.channels / s.directions, scan::kTileChannels);
+  return ctas * 2 <= queue.limits.multiprocessors;
+}
+
+}  // namespace
+
 template <class T>
 std::size_t scan_forward_workspace(const CudaQueue& queue, const ScanShape& s) {
   scan::Carve workspace;
-  scan::Carries::carve(workspace, s, scan_chunks(queue, s));
+  if (!is_narrow(queue, s)) scan::Carries::carve(workspace, s, scan_chunks(queue, s));
   return workspace.bytes();
 }
 
 template <class T>
 void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
+  using namespace scan;
   const ScanShape& s = p.shape;
-  const int chunks = scan_chunks(queue, s);
-  const int per_direction = s.channels / s.directions;
-  scan::Carve workspace(p.workspace);
-  const scan::Carries carries = scan::Carries::carve(workspace, s, chunks);
-  if (chunks > 1) scan::carry_chunks<T>(queue, s, p.in, nullptr, chunks, carries);
+  const int chunks = scan_chunks(queue, s), per_direction = s.channels / s.directions;
+  FM_CHECK(static_cast<std::int64_t>(s.batch) * s.length <= kMaxGrid,
+           "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " times ", s.length);
+  ForwardArgs<T> args{.p = p, .chunks = chunks};
+  args.multiprocessors = static_cast<unsigned>(queue.limits.multiprocessors);
+  args.rows[kU] = Lines<T>::of(p.in.u, p.in.u_stride);
+  args.rows[kDt] = Lines<T>::of(p.in.dt, p.in.dt_stride);
+  args.rows[kZ] = Lines<T>::of(p.in.z, p.in.z_stride);
+  args.b = Lines<T>::of(p.in.b, p.in.bc_stride);
+  args.c = Lines<T>::of(p.in.c, p.in.bc_stride);
+  args.bc_direction = static_cast<int>(p.in.bc_direction);
+  args.wide_channels = wide_channels(s, p.in);
+  args.wide_states = wide_states(s, p.in);
+  args.wide_out = in_pieces(p.o, s.channels, per_direction) && in_pieces(p.y);
+  if (is_narrow(queue, s)) return forward_narrow(queue, args);
 
-  const scan::ForwardArgs<T> args{
-      p,
-      chunks,
-      carries.state,
-      scan::wide_channels(s, p.in),
-      scan::wide_states(s, p.in),
-      scan::in_pieces(p.o, s.channels, per_direction) && scan::in_pieces(p.y)};
+  Carve workspace(p.workspace);
+  const Carries carries = Carries::carve(workspace, s, chunks);
+  if (chunks > 1) carry_chunks<T>(queue, s, p.in, nullptr, chunks, carries);
+  args.start = carries.state;
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions * chunks *
-                            ceil_div(per_direction, scan::kTileChannels);
+                            ceil_div(per_direction, kTileChannels);
   FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);
-  scan::with_padded_state(s.state, [&]<int kStates>() {
-    launch(queue, "scan_forward", scan::forward_kernel<T, kStates>,
-           dim3(static_cast<unsigned>(ctas)), scan::Tile<kStates>::threads,
-           sizeof(scan::ForwardShared<T, kStates>), args);
+  with_padded_state(s.state, [&]<int kStates>() {
+    launch(queue, "scan_forward", forward_kernel<T, kStates>, dim3(static_cast<unsigned>(ctas)),
+           Tile<kStates>::threads, sizeof(ForwardShared<T, kStates>), args);
   });
 }
 

@@ -424,6 +424,18 @@ TEST_SUITE("gpu") {
     for (const int chunks : kChunkCounts) check_both(p.with_chunks(chunks));
   }
 
+  // The small cases above run the narrow forward tile; a device of one multiprocessor is never
+  // short of work for the wide one.
+  TEST_CASE("selective_scan: CUDA agrees with the CPU with the wide tile") {
+    CudaQueue queue = cuda_queue();
+    queue.limits.multiprocessors = 1;
+    for (const ScanCase& test : kScanCases) {
+      INFO("length ", test.shape.length, ", state ", test.shape.state);
+      check_cuda(Problem(test), kScanTolerance, SolveForward{}, queue);
+    }
+    check_cuda(Problem({{2, 61, 272, 32, 1}, 8}), kScanTolerance, SolveForward{}, queue);
+  }
+
   TEST_CASE("selective_scan: CUDA with the limits of a small device") {
     CudaQueue queue = cuda_queue();
     queue.limits.shared_bytes_per_block = 99 * 1024;

@@ -1,0 +1,44 @@
+// What the two forward kernels of the selective scan share.
+#pragma once
+
+#include "kernels/selective_scan/selective_scan_lines.cuh"
+
+namespace fm::scan {
+
+enum ForwardRow { kU, kDt, kZ, kForwardRows };
+
+template <class T>
+struct ForwardArgs {
+  ScanForward<T> p;
+  int chunks;
+  const float* start;  // states at chunk starts; null: zero
+  Lines<T> rows[kForwardRows], b, c;
+  int bc_direction;
+  unsigned multiprocessors;
+  bool wide_channels, wide_states, wide_out;
+};
+
+// fp16 saves what it can hold; NaN stays NaN.
+template <int kWide, class T>
+__device__ __forceinline__ void save_state(T* to, const float (&h)[kWide]) {
+  if constexpr (std::is_same_v<T, f16>) {
+    const __half2 most = __float2half2_rn(65504.0f);
+    Vec<unsigned, kWide / 2> packed;
+#pragma unroll
+    for (int i = 0; i < kWide / 2; ++i) {
+      const __half2 pair = __hmin2_nan(__floats2half2_rn(h[2 * i], h[2 * i + 1]), most);
+      const __half2 bounded = __hmax2_nan(pair, __hneg2(most));
+      packed.at[i] = reinterpret_cast<const unsigned&>(bounded);
+    }
+    *reinterpret_cast<Vec<unsigned, kWide / 2>*>(to) = packed;
+  } else {
+    store_narrow(to, h);
+  }
+}
+
+// The narrow tile (selective_scan_narrow_cuda.cu): the recurrent path of shapes that leave the wide
+// one without enough warps.
+template <class T>
+void forward_narrow(CudaQueue&, const ForwardArgs<T>&);
+
+}  // namespace fm::scan
