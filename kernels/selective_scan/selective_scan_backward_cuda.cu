@@ -1,167 +1,43 @@
 // Backward: a CTA walks the blocks of steps of one image, direction and chunk from last to first.
 //
-// Per block every warp loops over the CTA's channels, 2 channels x 4 states a thread at a time: it
-// takes the saved state, redoes the 7 steps with all states and decays in registers (one ex2 an
-// element in all), and goes back through them. dB and dC gather over the channels in registers for
-// the whole loop, so they are summed over lanes and warps once a block. q, the gradient of the
-// state, and dA wait in shared memory for the next block. All sums have a fixed order.
-#include "kernels/selective_scan/selective_scan_backward.cuh"
+// Per block every warp takes its share of the CTA's channels, a tile of 256 elements (channel,
+// state) at a time: from the saved states it redoes the 7 steps with all states and decays in
+// registers (one ex2 an element in all), and goes back through them. Products that the tensor cores
+// can form or sum go there: delta u (x) B, exact in two parts, and the sums over channels dB and
+// dC, whose 7 steps are 7 columns of one accumulator, so that they stay in registers for the whole
+// block. Sums over states are left in shared memory by every lane and added up once a tile. q, the
+// gradient of the state, and dA wait in shared memory for the next block. Warps only meet twice a
+// block, to add up dB and dC. All sums have a fixed order.
+#include "kernels/selective_scan/selective_scan_backward_walk.cuh"
 
 namespace fm {
 namespace scan {
 namespace {
 
 constexpr int kMaxChannels = 256;  // of a CTA: q and dA take 128 KB at 64 states
-// dC of the last steps is gathered on the way up: the last state has no other use, and without it
-// the main loop fits in 255 registers.
-constexpr int kDoneForward = kBlockSteps - 2;
 constexpr int kSumColumns = 32, kSumSlices = 8;
 
-// A thread's share of the channels a CTA works on at a time.
+// Where element i of q's and dA's layout is: its channel in the CTA and its state.
 template <int kStates>
-struct Share {
-  int state_lane;
-  int pair;  // first of its two channels
-  int swap;  // 1: holds them in swapped order, as in the forward pass
-
-  __device__ explicit Share(int thread) {
-    using Cut = BackwardTile<kStates>;
-    state_lane = thread % Cut::state_lanes;
-    pair = thread / Cut::state_lanes * 2;
-    swap = state_lane & 1;
-  }
-};
-
-// Starts the copies of what this thread alone will need: no barrier between copy and use. Channels
-// beyond the last read the last one's: their other factors are zero.
-template <class T, int kStates>
-__device__ __forceinline__ void fetch_states(const Place<T, kStates>& place, int block, int base) {
-  using Cut = BackwardTile<kStates>;
-  using Layout = BackwardLayout<T, kStates>;
-  const BackwardArgs<T>& args = place.args;
-  const Where& where = place.where();
-  const int thread = thread_index();
-  const Share<kStates> share(thread);
-  float4* rates = place.template shared<float4>(Layout::rates) + thread;
-  T* saved = place.template shared<T>(Layout::saved) + thread * 4;
-  const T* states = static_cast<const T*>(args.p.states) +
-                    ((where.part.image_direction * where.blocks + block) * where.per_direction +
-                     where.part.first) *
-                        kStates +
-                    share.state_lane * 4;
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    const int c = min(base + share.pair + (k ^ share.swap), where.part.channels - 1);
-    copy_async<16>(
-        rates + k * Cut::threads,
-        args.rates + static_cast<std::int64_t>(where.channel + c) * kStates + share.state_lane * 4);
-    if (block > 0) copy_async<4 * sizeof(T)>(saved + k * Cut::threads * 4, states + c * kStates);
-  }
-}
-
-// A block of steps up and down again for the thread's 2 channels and 4 states, from the saved
-// state. Leaves q and dA in shared memory, the sums over states in `sums`.
-template <class T, int kStates>
-__device__ __forceinline__ void walk_block(const Place<T, kStates>& place, int base,
-                                           const float (&rate)[2][4], const float (&start)[2][4],
-                                           float (&gathered)[kBlockSteps][8]) {
-  using Cut = BackwardTile<kStates>;
-  using Layout = BackwardLayout<T, kStates>;
-  const Share<kStates> share(thread_index());
-  const int state_lane = share.state_lane;
-  const int channel[2] = {base + share.pair + share.swap, base + share.pair + 1 - share.swap};
-  const float4* terms[2];
-  float* q_at[2];
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    terms[k] = place.template shared<float4>(place.at().terms) + channel[k] * kBlockSteps;
-    q_at[k] = place.template shared<float>(Layout::q) + channel[k] * kStates + state_lane * 4;
-  }
-  float h[kBlockSteps + 1][2][4], decay[kBlockSteps][2][4], q[2][4];
-#pragma unroll
-  for (int k = 0; k < 2; ++k)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) h[0][k][e] = start[k][e];
-  const float* matrices = place.template shared<float>(Layout::matrices) + state_lane * 4;
-#pragma unroll
-  for (int t = 0; t < kBlockSteps; ++t) {
-    float b[4];
-    load_wide(b, matrices + 2 * t * kStates);
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const float2 delta = *reinterpret_cast<const float2*>(terms[k] + t);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        decay[t][k][e] = fast_exp2(delta.x * rate[k][e]);
-        h[t + 1][k][e] = fmaf(decay[t][k][e], h[t][k][e], delta.y * b[e]);
-        if (t >= kDoneForward)
-          gathered[t][4 + e] = fmaf(terms[k][t].z, h[t + 1][k][e], gathered[t][4 + e]);
-      }
-    }
-  }
-
-  float da[2][4] = {};
-#pragma unroll
-  for (int k = 0; k < 2; ++k) load_wide(q[k], q_at[k]);
-#pragma unroll
-  for (int t = kBlockSteps - 1; t >= 0; --t) {
-    float b[4], c[4], sum_b[2] = {}, sum_a[2] = {};  // over states: g B, and A q h
-    load_wide(b, matrices + 2 * t * kStates);
-    load_wide(c, matrices + (2 * t + 1) * kStates);
-#pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      const float4 term = terms[k][t];
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float g = fmaf(c[e], term.z, q[k][e]);
-        gathered[t][e] = fmaf(term.y, g, gathered[t][e]);
-        if (t < kDoneForward) gathered[t][4 + e] = fmaf(term.z, h[t + 1][k][e], gathered[t][4 + e]);
-        sum_b[k] = fmaf(b[e], g, sum_b[k]);
-        q[k][e] = g * decay[t][k][e];
-        const float through = q[k][e] * h[t][k][e];
-        sum_a[k] = fmaf(rate[k][e], through, sum_a[k]);
-        da[k][e] = fmaf(term.x, through, da[k][e]);
-      }
-    }
-    sum_b[0] += __shfl_xor_sync(0xffffffffu, sum_b[1], 1);
-    sum_a[0] += __shfl_xor_sync(0xffffffffu, sum_a[1], 1);
-    float* sums =
-        place.template shared<float>(place.at().sums) + (channel[0] * kBlockSteps + t) * 2;
-    if constexpr (Cut::state_lanes == 2) {
-      *reinterpret_cast<float2*>(sums) = {sum_b[0], sum_a[0]};
-    } else {
-      const bool high = state_lane & 2;
-      float sum = (high ? sum_a[0] : sum_b[0]) +
-                  __shfl_xor_sync(0xffffffffu, high ? sum_b[0] : sum_a[0], 2);
-#pragma unroll
-      for (int mask = 4; mask < Cut::state_lanes; mask *= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-      if (state_lane < 4) sums[high] = sum;
-    }
-  }
-#pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    store_narrow(q_at[k], q[k]);
-    float* da_at = q_at[k] + place.args.block_channels * kStates;
-    float before[4];
-    load_wide(before, da_at);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) da[k][e] += before[e];
-    store_narrow(da_at, da[k]);
-  }
+__device__ __forceinline__ int2 element_place(int i) {
+  using Tile = BackwardTile<kStates>;
+  const int e = i % 4, lane = i / 4 % kWarp, quad = i / 4 / kWarp % 2;
+  const int strip = i / (8 * kWarp) % Tile::strips, tile = i / (8 * kWarp) / Tile::strips;
+  return {tile * Tile::channels + Tile::channel_of(lane % 4, quad) + e / 2,
+          strip * Tile::states + Tile::state_of(lane / 4, quad) + e % 2};
 }
 
 template <class T, int kStates>
-__global__ void __launch_bounds__(BackwardTile<kStates>::threads,
-                                  BackwardTile<kStates>::blocks_per_sm)
+__global__ void __launch_bounds__(BackwardTile<kStates>::max_warps* kWarp, 1)
     backward_kernel(const BackwardArgs<T> args) {
-  using Cut = BackwardTile<kStates>;
+  using Tile = BackwardTile<kStates>;
   using Layout = BackwardLayout<T, kStates>;
   extern __shared__ __align__(16) unsigned char memory[];
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions;
-  const int width = args.block_channels;
-  const Place<T, kStates> place{args, memory};
+  const int width = args.block_channels, warps = blockDim.x / kWarp;
+  const Place<T, kStates> place{args, memory, static_cast<int>(threadIdx.x) % kWarp,
+                                static_cast<int>(threadIdx.x) / kWarp};
   if (threadIdx.x == 0) {
     const Part part = part_of(s, args.chunks, width);
     *place.template shared<Where>(Layout::where) = {part, rows_of(s, part),
@@ -170,84 +46,128 @@ __global__ void __launch_bounds__(BackwardTile<kStates>::threads,
   }
   __syncthreads();
   const Part& part = place.where().part;
+  const std::int64_t chunk = part.image_direction * args.chunks + part.chunk;
 
-  for (int i = threadIdx.x; i < width * kStates; i += Cut::threads) {
-    const std::int64_t chunk = part.image_direction * args.chunks + part.chunk;
-    const bool real = args.q && i < part.channels * kStates;
-    place.template shared<float>(Layout::q)[i] =
-        real ? args.q[(chunk * per_direction + part.first) * kStates + i] : 0.0f;
+  for (int i = threadIdx.x; i < width * Tile::padded; i += blockDim.x) {
+    const int2 at = element_place<kStates>(i);
+    const bool real = args.q && at.x < part.channels && at.y < kStates;
+    place.template shared<float>(place.at().q)[i] =
+        real ? args.q[(chunk * per_direction + part.first + at.x) * kStates + at.y] : 0.0f;
     place.template shared<float>(place.at().da)[i] = 0;
   }
-  for (int c = threadIdx.x; c < width; c += Cut::threads) {
-    float* parameters = place.template shared<float>(place.at().parameters);
-    parameters[c] = c < part.channels ? args.p.in.dt_bias[place.where().channel + c] : 0.0f;
-    parameters[width + c] = c < part.channels ? args.p.in.d[place.where().channel + c] : 0.0f;
-    parameters[2 * width + c] = parameters[3 * width + c] = 0;
+  for (int i = threadIdx.x; i < width / 8 * kWarp; i += blockDim.x)
+    place.template shared<float4>(place.at().parameters)[i] = {0, 0, 0, 0};
+  for (int c = threadIdx.x; c < width; c += blockDim.x) {
+    const bool real = c < part.channels;
+    place.template shared<float>(place.at().bias)[c] =
+        real ? args.p.in.dt_bias[place.where().channel + c] : 0.0f;
+    place.template shared<float>(place.at().skip)[c] =
+        real ? args.p.in.d[place.where().channel + c] : 0.0f;
   }
-  for (int i = threadIdx.x; i < width * kBlockSteps; i += Cut::threads)
-    place.template shared<float2>(place.at().sums)[i] = {0, 0};
+  for (int i = threadIdx.x; i < warps * static_cast<int>(sizeof(WarpShared<T, kStates>)) / 16;
+       i += blockDim.x)
+    place.template shared<float4>(Layout::warps)[i] = {0, 0, 0, 0};
 
-  stage_block(place, part.end_block - 1);
-  fetch_states(place, part.end_block - 1, 0);
-  for (int block = part.end_block - 1; block >= part.first_block; --block) {
+  stage_matrices(place, part.end_block - 1);
+  int block = part.end_block - 1;
+  TileInputs<T, kStates> inputs;
+  copies_arrived();
+  __syncthreads();
+  const int first_base = place.warp_index * Tile::channels;
+  if (first_base < part.channels) {
+    fetch_inputs(place, block, first_base, inputs);
+    fetch_start(place, block, first_base, 0);
+  }
+  widen_matrices(place, block);
+  for (; block >= part.first_block; --block) {
     forget_origin(block);
+    __syncthreads();
+    if (block > part.first_block) stage_matrices(place, block - 1);
+
+    float db[Tile::strips][Tile::rows][4] = {}, dc[Tile::strips][Tile::rows][4] = {};
+    int base = first_base;
+    while (base < part.channels) {
+      forget_origin(base);
+      prepare_tile(place, block, base, inputs);
+      int next_base = base + warps * Tile::channels, next_block = block;
+      if (next_base >= part.channels) {
+        next_base = first_base;
+        --next_block;
+      }
+      __syncwarp();
+#pragma unroll
+      for (int strip = 0; strip < Tile::strips; ++strip) {
+        const auto fetch_next = [&] {
+          if (strip == 0 && next_block >= part.first_block)
+            fetch_inputs(place, next_block, next_base, inputs);
+          if (strip + 1 < Tile::strips) fetch_start(place, block, base, strip + 1);
+          else if (next_block >= part.first_block) fetch_start(place, next_block, next_base, 0);
+        };
+        walk_strip(place, base / Tile::channels, strip, fetch_next, db[strip], dc[strip]);
+      }
+      __syncwarp();
+      finish_tile(place, block, base);
+      __syncwarp();
+      base += warps * Tile::channels;
+    }
+    WarpShared<T, kStates>& warp = place.warp();
+#pragma unroll
+    for (int strip = 0; strip < Tile::strips; ++strip)
+#pragma unroll
+      for (int row = 0; row < Tile::rows; ++row) {
+        const float(&b)[4] = db[strip][row];
+        const float(&c)[4] = dc[strip][row];
+        warp.gathered[strip][0][row][place.lane] = {b[0], b[1], b[2], b[3]};
+        warp.gathered[strip][1][row][place.lane] = {c[0], c[1], c[2], c[3]};
+      }
     copies_arrived();
     __syncthreads();
-    prepare_block(place, block);
-    add_parameters(place);
-    __syncthreads();
-
-    float gathered[kBlockSteps][8] = {};
-    for (int base = 0; base < width; base += Cut::channels) {
-      copies_arrived();
-      float rate[2][4], start[2][4];
-      const int thread = thread_index();
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        load_wide(rate[k],
-                  place.template shared<float>(Layout::rates) + (k * Cut::threads + thread) * 4);
-        if (block > 0)
-          load_wide(start[k],
-                    place.template shared<T>(Layout::saved) + (k * Cut::threads + thread) * 4);
-        else start[k][0] = start[k][1] = start[k][2] = start[k][3] = 0;
-      }
-      forget_origin(base);
-      if (base == 0 && block > part.first_block) stage_block(place, block - 1);
-      if (base + Cut::channels < width) fetch_states(place, block, base + Cut::channels);
-      else if (block > part.first_block) fetch_states(place, block - 1, 0);
-      if (base + thread / kWarp * (2 * Cut::pairs) >= part.channels) continue;  // a whole warp
-
-      walk_block(place, base, rate, start, gathered);
-    }
-    __syncthreads();
-    finish_channels(place, block);
-    __syncthreads();
-    gather_matrices(place, gathered);
-    __syncthreads();
     store_matrices(place, block);
+    if (block > part.first_block) widen_matrices(place, block - 1);
   }
 
-  add_parameters(place);
   __syncthreads();
   float* out =
       args.parameters + (static_cast<std::int64_t>(part.image) * args.chunks + part.chunk) *
                             s.channels * (kStates + 2);
-  for (int i = threadIdx.x; i < part.channels * kStates; i += Cut::threads)
-    out[static_cast<std::int64_t>(place.where().channel) * kStates + i] =
-        place.template shared<float>(place.at().da)[i];
+  for (int i = threadIdx.x; i < width * Tile::padded; i += blockDim.x) {
+    const int2 at = element_place<kStates>(i);
+    if (at.x < part.channels && at.y < kStates)
+      out[static_cast<std::int64_t>(place.where().channel + at.x) * kStates + at.y] =
+          place.template shared<float>(place.at().da)[i];
+  }
   out += static_cast<std::int64_t>(s.channels) * kStates + place.where().channel;
   const float* parameters = place.template shared<float>(place.at().parameters);
-  for (int c = threadIdx.x; c < part.channels; c += Cut::threads) {
-    out[s.channels + c] = parameters[2 * width + c];
-    out[c] = parameters[3 * width + c];
+  for (int c = threadIdx.x; c < part.channels; c += blockDim.x) {
+    float dbias = 0, skip = 0;
+    for (int t = 0; t < kBlockSteps; ++t) {
+      const float* at = parameters + (c / 8 * kWarp + 4 * t + c % 8 / 2) * 4 + c % 2;
+      dbias += at[0];
+      skip += at[2];
+    }
+    out[c] = skip;
+    out[s.channels + c] = dbias;
   }
 }
 
-__global__ void rates_kernel(ScanShape s, int states, const float* a_log, float* rates) {
+// Decay rates in the order in which a warp's lanes copy them, [8 / wide][lane][wide] a strip: rows
+// of channels as they are in memory would cost the copies eight times the shared memory cycles.
+template <int kStates>
+__global__ void rates_kernel(ScanShape s, std::int64_t count, const float* a_log, float* rates) {
+  using Tile = BackwardTile<kStates>;
   const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= static_cast<std::int64_t>(s.channels) * states) return;
-  const int n = static_cast<int>(i % states);
-  rates[i] = n < s.state ? decay_rate(a_log[i / states * s.state + n]) : 0.0f;
+  if (i >= count) return;
+  const int per_direction = s.channels / s.directions;
+  const int tiles = ceil_div(per_direction, Tile::channels);
+  const int lane = static_cast<int>(i / Tile::wide % kWarp);
+  const int four = static_cast<int>(i / Tile::wide / kWarp % (8 / Tile::wide));
+  const int strip = static_cast<int>(i / Tile::elements % Tile::strips);
+  const std::int64_t tile = i / Tile::elements / Tile::strips;
+  const int n = strip * Tile::states + lane / 4 * Tile::wide + static_cast<int>(i % Tile::wide);
+  const int c = static_cast<int>(tile % tiles) * Tile::channels +
+                Tile::channel_of(lane % 4, four / 2) + four % 2;
+  const std::int64_t channel = tile / tiles * per_direction + c;
+  rates[i] = c < per_direction && n < s.state ? decay_rate(a_log[channel * s.state + n]) : 0.0f;
 }
 
 // dA_log = A dA, dD and dbias: columns of `rows` partial sums, each a fixed sum of slices.
@@ -292,31 +212,37 @@ __global__ void matrices_kernel(ScanShape s, int channel_blocks, const float* pa
       narrow<T>(sum);
 }
 
-// How many channels a CTA has: as many as fit, so that dB and dC need few shares, but fewer where
-// that leaves SMs without work.
+// How a CTA is cut: as many channels as fit, so that dB and dC need few shares, but fewer where
+// that leaves SMs without work; half the warps where shared memory is small.
+struct BackwardCut {
+  int warps, channels;
+};
+
 template <class T, int kStates>
-int block_channels(const CudaQueue& queue, const ScanShape& s, int chunks) {
-  constexpr int unit = BackwardTile<kStates>::channels;
-  const int per_direction = s.channels / s.directions;
-  // An SM has 1 KB more than a CTA may use, and keeps 1 KB for each CTA.
-  constexpr std::size_t reserved = 1024;
-  const std::size_t budget =
-      (queue.limits.shared_bytes_per_block + reserved) / BackwardTile<kStates>::blocks_per_sm -
-      reserved;
+BackwardCut cut_backward(const CudaQueue& queue, const ScanShape& s, int chunks) {
+  using Tile = BackwardTile<kStates>;
+  const auto fits = [&](int warps, int channels) {
+    return static_cast<std::size_t>(BackwardLayout<T, kStates>(warps, channels).bytes) <=
+           queue.limits.shared_bytes_per_block;
+  };
+  int warps = Tile::max_warps;
+  while (warps > 1 && !fits(warps, warps * Tile::channels)) warps /= 2;
+  const int per_direction = s.channels / s.directions, unit = warps * Tile::channels;
   int most = unit;
-  while (most + unit <= kMaxChannels &&
-         static_cast<std::size_t>(BackwardLayout<T, kStates>(most + unit).bytes) <= budget)
-    most += unit;
+  while (most + unit <= kMaxChannels && fits(warps, most + unit)) most += unit;
   const std::int64_t parts = static_cast<std::int64_t>(s.batch) * s.directions * chunks;
   const std::int64_t filling = queue.limits.multiprocessors / parts;
   const std::int64_t shares =
       std::min<std::int64_t>(std::max<std::int64_t>(ceil_div(per_direction, most), filling),
                              ceil_div(per_direction, unit));
-  return static_cast<int>(ceil_div(ceil_div<std::int64_t>(per_direction, shares), unit)) * unit;
+  return {warps,
+          static_cast<int>(ceil_div(ceil_div<std::int64_t>(per_direction, shares), unit)) * unit};
 }
 
 struct BackwardPlan {
-  int chunks, block_channels, channel_blocks, states;
+  int chunks, states, channel_blocks;
+  std::int64_t rate_count;
+  BackwardCut cut;
   std::int64_t rows;  // of parameter partial sums
   float *rates, *parameters, *matrices;
   Carries carries;
@@ -329,12 +255,16 @@ BackwardPlan plan_backward(const CudaQueue& queue, const ScanShape& s, void* mem
   plan.chunks = scan_chunks(queue, s);
   plan.states = padded_state(s.state);
   with_padded_state(s.state, [&]<int kStates>() {
-    plan.block_channels = block_channels<T, kStates>(queue, s, plan.chunks);
+    using Tile = BackwardTile<kStates>;
+    plan.cut = cut_backward<T, kStates>(queue, s, plan.chunks);
+    plan.rate_count = static_cast<std::int64_t>(s.directions) *
+                      ceil_div(s.channels / s.directions, Tile::channels) * Tile::strips *
+                      Tile::elements;
   });
-  plan.channel_blocks = ceil_div(s.channels / s.directions, plan.block_channels);
+  plan.channel_blocks = ceil_div(s.channels / s.directions, plan.cut.channels);
   plan.rows = static_cast<std::int64_t>(s.batch) * plan.chunks;
   Carve workspace(memory);
-  plan.rates = workspace.floats(static_cast<std::int64_t>(s.channels) * plan.states);
+  plan.rates = workspace.floats(plan.rate_count);
   plan.parameters = workspace.floats(plan.rows * s.channels * (plan.states + 2));
   if (plan.channel_blocks > 1)
     plan.matrices = workspace.floats(static_cast<std::int64_t>(plan.channel_blocks) * s.batch *
@@ -345,6 +275,24 @@ BackwardPlan plan_backward(const CudaQueue& queue, const ScanShape& s, void* mem
 }
 
 constexpr int kSimpleThreads = 256;
+
+// Whether two neighbouring channels can be moved at once, in all arrays.
+template <class T>
+bool in_pairs(const ScanShape& s, const ScanBackward<T>& p) {
+  const auto even = [](const T* pointer, std::int64_t stride) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % (2 * sizeof(T)) == 0 && stride % 2 == 0;
+  };
+  return even(p.in.u, p.in.u_stride) && even(p.in.dt, p.in.dt_stride) &&
+         even(p.in.z, p.in.z_stride) && even(p.dz, p.in.z_stride) && even(p.y, s.channels) &&
+         even(p.d_o, s.channels) && even(p.du, s.channels) && even(p.ddt, s.channels) &&
+         s.channels / s.directions % 2 == 0;
+}
+
+int stride_of(std::int64_t stride) {
+  FM_CHECK(stride >= 0 && stride <= kMaxGrid, "[selective_scan] strides must be below 2^31, got ",
+           stride);
+  return static_cast<int>(stride);
+}
 
 unsigned grid_of(std::int64_t count, int per_cta) {
   const std::int64_t ctas = ceil_div(count, per_cta);
@@ -364,30 +312,35 @@ template <class T>
 void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
   using namespace scan;
   const ScanShape& s = p.shape;
+  FM_CHECK(static_cast<std::int64_t>(s.batch) * s.length <= kMaxGrid,
+           "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " x ", s.length);
   const BackwardPlan plan = plan_backward<T>(queue, s, p.workspace);
-  const int per_direction = s.channels / s.directions;
   const std::int64_t decays = static_cast<std::int64_t>(s.channels) * plan.states;
-  launch(queue, "scan_rates", rates_kernel, grid_of(decays, kSimpleThreads), kSimpleThreads, 0, s,
-         plan.states, p.in.a_log, plan.rates);
+  with_padded_state(s.state, [&]<int kStates>() {
+    launch(queue, "scan_rates", rates_kernel<kStates>, grid_of(plan.rate_count, kSimpleThreads),
+           kSimpleThreads, 0, s, plan.rate_count, p.in.a_log, plan.rates);
+  });
   if (plan.chunks > 1) carry_chunks<T>(queue, s, p.in, p.d_o, plan.chunks, plan.carries);
 
-  const BackwardArgs<T> args{
-      p,
-      plan.chunks,
-      plan.block_channels,
-      plan.channel_blocks,
-      plan.carries.state,
-      plan.rates,
-      plan.parameters,
-      plan.matrices,
-      wide_channels(s, p.in) && in_pieces(p.y, s.channels, per_direction) && in_pieces(p.d_o),
-      wide_states(s, p.in)};
+  const BackwardArgs<T> args{p,
+                             plan.chunks,
+                             plan.cut.channels,
+                             plan.channel_blocks,
+                             plan.carries.state,
+                             plan.rates,
+                             plan.parameters,
+                             plan.matrices,
+                             stride_of(p.in.u_stride),
+                             stride_of(p.in.dt_stride),
+                             stride_of(p.in.z_stride),
+                             in_pairs(s, p),
+                             wide_states(s, p.in)};
   const std::int64_t ctas = plan.rows * s.directions * plan.channel_blocks;
   with_padded_state(s.state, [&]<int kStates>() {
-    const auto bytes =
-        static_cast<std::size_t>(BackwardLayout<T, kStates>(plan.block_channels).bytes);
+    const auto bytes = static_cast<std::size_t>(
+        BackwardLayout<T, kStates>(plan.cut.warps, plan.cut.channels).bytes);
     launch(queue, "scan_backward", backward_kernel<T, kStates>, grid_of(ctas, 1),
-           BackwardTile<kStates>::threads, bytes, args);
+           plan.cut.warps * kWarp, bytes, args);
   });
 
   launch(queue, "scan_parameters", parameters_kernel,

@@ -19,10 +19,10 @@ struct LocalArgs {
   int chunks;
   Carries carries;
   const float *a_log, *dt_bias;
-  Lines<T> rows[3], matrix;  // dt and u, and B; backward: dt, z and d_o, and C
-  int bc_direction;
-  unsigned multiprocessors;
-  bool wide_channels, wide_states;
+  Lines<T> rows[3] = {}, matrix = {};  // dt and u, and B; backward: dt, z and d_o, and C
+  int bc_direction = 0;
+  unsigned multiprocessors = 0;
+  bool wide_channels = false, wide_states = false;
 };
 
 enum LocalRow { kDt, kInput, kOther };

@@ -11,11 +11,11 @@ template <class T>
 struct ForwardArgs {
   ScanForward<T> p;
   int chunks;
-  const float* start;  // states at chunk starts; null: zero
-  Lines<T> rows[kForwardRows], b, c;
-  int bc_direction;
-  unsigned multiprocessors;
-  bool wide_channels, wide_states, wide_out;
+  const float* start = nullptr;  // states at chunk starts; null: zero
+  Lines<T> rows[kForwardRows] = {}, b = {}, c = {};
+  int bc_direction = 0;
+  unsigned multiprocessors = 0;
+  bool wide_channels = false, wide_states = false, wide_out = false;
 };
 
 // fp16 saves what it can hold; NaN stays NaN.

@@ -415,6 +415,11 @@ TEST_SUITE("gpu") {
     check_both(Problem({{33, 196, 16, 16, 2}, 8}));
   }
 
+  TEST_CASE("selective_scan: CUDA agrees with the CPU where several CTAs share a direction") {
+    check_both(Problem({{1, 23, 522, 24, 1}, 3}));   // one strip of states; a tile of 2 channels
+    check_both(Problem({{1, 23, 1050, 64, 2}, 8}));  // two strips; an odd number of channels
+  }
+
   TEST_CASE("selective_scan: CUDA chunked agrees with recurrent and with the CPU") {
     const Problem p = chunked_problem();
     check_chunked<float>(p);
