@@ -7,7 +7,7 @@
 namespace {
 
 struct Options {
-  std::string backbone = "mamba", preset = "paper", config_file, data = "auto";
+  std::string backbone = "mamba", preset = "paper", config_file, data = "auto", profile;
   bool dry_run = false, no_graph = false;
   fm::TrainRequest request;
 };
@@ -57,6 +57,9 @@ int main(int argc, char** argv) {
   app.add_option("--device", r.device, "auto, cpu, cuda or cuda:N");
   app.add_option("--threads", r.threads, "CPU threads; 0: one a core");
   app.add_flag("--no-graph", o.no_graph, "launch a step's kernels one by one (same bits)");
+  app.add_option("--profile", o.profile,
+                 "START:STEPS: opens the profiler's window for these steps, which run without the "
+                 "graph (same bits); see tools/profile.sh");
   app.add_option("--config", o.config_file, "JSON file with model and train settings");
   app.add_flag("--dry-run", o.dry_run, "print what would be done and what it needs; train nothing");
   const fm::Flags<fm::TrainConfig> train(app, "Training");
@@ -74,6 +77,7 @@ int main(int argc, char** argv) {
       if (r.out.empty()) r.out = fm::run_of(r.checkpoint);
     }
     r.graph = !o.no_graph;
+    r.profile = fm::profile_steps(o.profile);
     r.config = resolve(app, o, r.checkpoint, model, train);
     if (r.out.empty()) r.out = runs / fm::backbone_name(r.config.model.blocks);
     if (o.dry_run) {

@@ -12,6 +12,7 @@
 #include "apps/environment.h"
 #include "apps/program.h"
 #include "apps/progress.h"
+#include "apps/statistics.h"
 #include "apps/train_checkpoint.h"
 #include "engine/io/image_grid.h"
 #include "models/solver.h"
@@ -25,12 +26,6 @@ std::string fixed(double value, int digits) {
   char text[64];
   std::snprintf(text, sizeof text, "%.*f", digits, value);
   return text;
-}
-
-double quantile(std::vector<double> values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
 std::uint64_t total_steps(const TrainConfig& config, std::int64_t steps_per_epoch) {
@@ -52,7 +47,13 @@ class Run {
         data_(data),
         trainer_(queue, config_.model, trainer_settings(config_.train, compute, request.graph),
                  data),
-        total_(total_steps(config_.train, trainer_.steps_per_epoch())) {}
+        total_(total_steps(config_.train, trainer_.steps_per_epoch())),
+        profile_(request.profile),
+        graph_(request.graph) {
+    FM_CHECK(profile_.start + profile_.count <= total_,
+             "[train] profile must lie within the run's ", total_, " steps, got steps ",
+             profile_.start, " to ", profile_.start + profile_.count);
+  }
 
   void start(const TrainRequest& request) {
     folder_.open(how_to_open(request));
@@ -65,6 +66,9 @@ class Run {
     folder_.write_json("config.json", config_json(config_));
     folder_.write_json("env.json", environment_json(trainer_.queue()));
     first_ = looked_ = logged_ = trainer_.steps();
+    FM_CHECK(profile_.count == 0 || profile_.start >= first_,
+             "[train] profile must begin after the resumed step ", first_, ", got ",
+             profile_.start);
   }
 
   int loop() {
@@ -76,9 +80,10 @@ class Run {
     }
     Progress progress("training", total_, first_);
     while (trainer_.steps() < total_ && !caught_signal()) {
-      trainer_.step();
+      profiled_step();
       after_step(progress);
     }
+    window_.reset();
     log(progress);
     summarise(progress.seconds());
     save();  // after the summary: a run whose last checkpoint is there is complete
@@ -110,6 +115,21 @@ class Run {
     if (std::filesystem::equivalent(checkpoint, folder_.checkpoint_path(step), ignored))
       folder_.checkpoint_written(step, 0);
     else save();
+  }
+
+  // One step, without the graph where the profiler's window is open: a replay has no host ranges.
+  void profiled_step() {
+    if (!window_ && profile_.contains(trainer_.steps())) {
+      trainer_.set_graph(false);
+      window_.emplace(trainer_.queue());
+      trainer_.pause();
+    }
+    trainer_.step();
+    if (window_ && !profile_.contains(trainer_.steps())) {
+      window_.reset();
+      trainer_.set_graph(graph_);
+      trainer_.pause();
+    }
   }
 
   void after_step(Progress& progress) {
@@ -248,6 +268,9 @@ class Run {
   const DataSet& data_;
   Trainer trainer_;
   std::uint64_t total_, first_ = 0, looked_ = 0, logged_ = 0;  // steps
+  ProfileSteps profile_;
+  bool graph_;
+  std::optional<ProfileWindow> window_;
   std::optional<std::uint64_t> saved_;
   double epoch_loss_ = std::numeric_limits<double>::quiet_NaN(), step_ms_ = 0;
   std::string note_;

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "apps/profile_window.h"
 #include "apps/run_folder.h"
 #include "apps/train_config.h"
 
@@ -21,6 +22,7 @@ struct TrainRequest {
   std::string device = "auto";
   int threads = 0;
   bool graph = true;
+  ProfileSteps profile;
 };
 
 // Trains to the end or to a signal; returns the exit code (0, 130, 143). Throws Error on anything

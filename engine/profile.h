@@ -1,4 +1,6 @@
-// Named ranges for Nsight Systems, in the NVTX domain `fm`. Nothing in a build without FM_NVTX.
+// Named ranges for Nsight Systems, in the NVTX domain `fm`: step (data, forward, block, backward,
+// optimizer), sample (forward, block), plan (the rehearsal that finds a step's memory; the ranges
+// in it launch nothing), profile (--profile's window). Nothing in a build without FM_NVTX.
 #pragma once
 
 #if FM_NVTX

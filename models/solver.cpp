@@ -132,8 +132,11 @@ class Sampler::Batch {
     if (!labelled) settings_.cfg_scale = 1;
     asked_ = settings;
     Context plan(queue, compute);
-    lay_out(plan);
-    step(plan, 0);
+    {
+      const ProfileRange range("plan");
+      lay_out(plan);
+      step(plan, 0);
+    }
     context_ = std::make_unique<Context>(queue, compute, plan.arena.peak());
     lay_out(*context_);
   }

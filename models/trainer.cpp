@@ -105,7 +105,7 @@ Trainer::Trainer(const Queue& queue, const ModelConfig& config, const TrainerSet
 Trainer::~Trainer() = default;
 
 void Trainer::enqueue(Context& context) {
-  const ProfileRange range("step");
+  const ProfileRange range(context.planning() ? "plan" : "step");
   train_step(context, {settings_, model_, *optimizer_, images_, data_.pixels(), data_.labels()});
 }
 

@@ -47,6 +47,8 @@ class Trainer {
   }
   // Times of the last steps (up to 100), oldest first.
   std::vector<double> step_times_ms() const { return stopwatch_.intervals_ms(); }
+  // Whether the steps from here on replay the graph, on CUDA; the bits are the same.
+  void set_graph(bool on) { settings_.graph = on; }
   void pause() {
     stopwatch_.restart();
   }  // what happens until the next step is not part of a step's time

@@ -14,9 +14,11 @@ struct Tolerance {
 };
 
 // The least a computation must do: bytes through memory (each input read once, each output written
-// once), floating-point operations and special-function results.
+// once), floating-point operations, special-function results (an exponential, logarithm, sine,
+// square root or reciprocal each one), and the floating-point operations that are matrix products,
+// counted apart since tensor cores take them.
 struct Work {
-  double bytes, flops, specials;
+  double bytes, flops, specials, matrix_flops = 0;
 };
 
 }  // namespace fm

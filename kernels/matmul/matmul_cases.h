@@ -59,17 +59,18 @@ inline Work linear_forward_work(const LinearShape& s, DType t, DType y_type) {
   const double rows = static_cast<double>(s.rows), size = static_cast<double>(size_of(t));
   return {size * linear_elements(s, rows, s.in) + size * linear_elements(s, s.out, s.in) +
               static_cast<double>(size_of(y_type)) * linear_elements(s, rows, s.out),
-          2 * linear_elements(s, rows, s.in) * s.out, 0};
+          0, 0, 2 * linear_elements(s, rows, s.in) * s.out};
 }
 inline Work linear_backward_input_work(const LinearShape& s, DType t) {
   return linear_forward_work(s, t, t);
 }
+// With the bias's gradient: a sum over the rows of dy.
 inline Work linear_backward_weight_work(const LinearShape& s, DType t) {
   const double rows = static_cast<double>(s.rows), size = static_cast<double>(size_of(t));
   const double wide = static_cast<double>(size_of(acc_dtype(t)));
   return {size * linear_elements(s, rows, s.in) + size * linear_elements(s, rows, s.out) +
-              wide * linear_elements(s, s.out, s.in),
-          2 * linear_elements(s, rows, s.in) * s.out, 0};
+              wide * linear_elements(s, s.out, s.in) + wide * s.groups * s.out,
+          linear_elements(s, rows, s.out), 0, 2 * linear_elements(s, rows, s.in) * s.out};
 }
 
 }  // namespace fm

@@ -23,8 +23,8 @@ inline constexpr Tolerance kRmsNormLinearTolerance = {1e-5, 5e-4, 4e-3};
 // The products and the passes over rows; what is done to W alone is small.
 inline Work rmsnorm_linear_forward_work(const RmsNormLinearShape& s, DType t) {
   const double rows = static_cast<double>(s.rows);
-  return {rows * (s.in + s.out) * static_cast<double>(size_of(t)), 2 * rows * s.in * (s.out + 1.0),
-          rows};
+  return {rows * (s.in + s.out) * static_cast<double>(size_of(t)), 2 * rows * s.in, rows,
+          2 * rows * s.in * s.out};
 }
 inline Work rmsnorm_scale_backward_work(const RmsNormLinearShape& s, DType t) {
   const double elements = static_cast<double>(s.rows) * s.out;
@@ -32,8 +32,8 @@ inline Work rmsnorm_scale_backward_work(const RmsNormLinearShape& s, DType t) {
 }
 inline Work rmsnorm_linear_backward_input_work(const RmsNormLinearShape& s, DType t) {
   const double rows = static_cast<double>(s.rows);
-  return {rows * (2.0 * s.in + s.out) * static_cast<double>(size_of(t)),
-          2 * rows * s.in * (s.out + 1.0), 0};
+  return {rows * (2.0 * s.in + s.out) * static_cast<double>(size_of(t)), 2 * rows * s.in, 0,
+          2 * rows * s.in * s.out};
 }
 
 }  // namespace fm

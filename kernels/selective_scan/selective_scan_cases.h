@@ -19,6 +19,11 @@ inline constexpr ScanCase kScanCases[] = {
     {{33, 40, 16, 8, 2}, 8},
 };
 inline constexpr ScanCase kScanPaper = {{256, 196, 512, 64, 2}, 8};
+// Timed beside the paper's: a smaller state, a smaller batch, long sequences.
+inline constexpr ScanCase kScanTimed[] = {{{256, 196, 512, 16, 2}, 8},
+                                          {{64, 196, 512, 64, 2}, 8},
+                                          {{4, 4096, 512, 64, 2}, 8},
+                                          {{1, 16384, 512, 64, 2}, 8}};
 
 // o and y: one rounding of the result (half an ulp is 2^-12 for fp16, 2^-9 for bf16, the RMS about
 // half of that) and as much again for a state or an exp that is not exact to the last bit; fp32

@@ -67,6 +67,7 @@ TEST_SUITE("cpu") {
                              "--ckpt-every INT=0",
                              "--sample-every INT=0",
                              "--keep-last INT=3",
+                             "--profile TEXT",
                              "--resume",
                              "--no-graph",
                              "--config",
