@@ -22,6 +22,8 @@ constexpr std::uint32_t time = 4;            // likewise
 constexpr std::uint32_t label_drop = 5;      // likewise
 constexpr std::uint32_t sampling = 6;        // item: the image's number
 constexpr std::uint32_t digits = 7;          // item: the image's number
+constexpr std::uint32_t shift = 8;           // item: the image's place in the batch
+constexpr std::uint32_t resampling = 9;      // step: the resampling; item: the candidate
 }  // namespace stream
 
 struct RandomKey {
