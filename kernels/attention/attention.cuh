@@ -55,11 +55,16 @@ inline Split split_rows(int length, int rows_of_warp, int most_warps) {
   return {blocks, ceil_div(tiles, blocks)};
 }
 
-// Blocks of one head are neighbours and share its rows in the L2 cache, as do heads of an image.
-inline dim3 grid_of(const AttentionShape& s, int blocks) {
+// Of all images, which fit a grid.
+inline unsigned heads_of(const AttentionShape& s) {
   constexpr int most = 65535;  // of a grid's y and z
   FM_CHECK(s.batch <= most && s.heads <= most, "[attention] batch and heads must be at most ", most,
            " on CUDA, got ", s.batch, " and ", s.heads);
+  return static_cast<unsigned>(s.batch) * static_cast<unsigned>(s.heads);
+}
+// Blocks of one head are neighbours and share its rows in the L2 cache, as do heads of an image.
+inline dim3 grid_of(const AttentionShape& s, int blocks) {
+  heads_of(s);
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(s.heads),
           static_cast<unsigned>(s.batch)};
 }
@@ -68,6 +73,12 @@ struct Place {
 };
 __device__ __forceinline__ Place place_of_block() {
   return {static_cast<int>(blockIdx.z), static_cast<int>(blockIdx.y), static_cast<int>(blockIdx.x)};
+}
+
+// For blocks that walk heads.
+__device__ __forceinline__ Place place_of_head(const AttentionShape& s, unsigned head) {
+  const unsigned heads = static_cast<unsigned>(s.heads);
+  return {static_cast<int>(head / heads), static_cast<int>(head % heads), 0};
 }
 
 // Calls f with head_dim padded to what the kernels are built for, a std::integral_constant.

@@ -3,8 +3,8 @@
 // A warp owns rows and walks all columns. First pass: rows are queries (q, d_o), columns keys
 // (k, v); sums dq, and leaves the statistics of its queries in the workspace. Second pass: rows are
 // keys (k, v), columns queries (q, d_o): everything is transposed; sums dk and dv. P is computed
-// twice; in return no [L, L] array exists and the order of every sum is fixed. Where a head's dS
-// fits into shared memory, attention_backward_head_cuda.cu needs only one.
+// twice; in return no [L, L] array exists and the order of every sum is fixed. Where a head fits
+// into shared memory, attention_backward_head_cuda.cu needs only one.
 #include <cmath>
 
 #include "kernels/attention/attention_backward.cuh"

@@ -85,8 +85,8 @@ void for_each_head(CpuQueue& queue, const AttentionShape& s, Body&& body) {
 template <class T>
 std::size_t attention_backward_workspace(const AttentionShape& s) {
   const std::size_t queries = (static_cast<std::size_t>(s.length) + 15) / 16 * 16;
-  return 2 * sizeof(float) * static_cast<std::size_t>(s.batch) *
-         static_cast<std::size_t>(s.heads) * queries;
+  return 2 * sizeof(float) * static_cast<std::size_t>(s.batch) * static_cast<std::size_t>(s.heads) *
+         queries;
 }
 
 template <class T>

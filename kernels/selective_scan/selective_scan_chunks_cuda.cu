@@ -21,7 +21,6 @@ struct LocalArgs {
   const float *a_log, *dt_bias;
   Lines<T> rows[3] = {}, matrix = {};  // dt and u, and B; backward: dt, z and d_o, and C
   int bc_direction = 0;
-  unsigned multiprocessors = 0;
   bool wide_channels = false, wide_states = false;
 };
 
@@ -35,7 +34,7 @@ struct alignas(16) LocalShared {
     float2 delta[Cut::padded_steps][Cut::warp_channels];  // delta, and delta u; backward: dy
     float bias[Cut::warp_channels];
   };
-  MatrixStage<T, kStates, 1, kBlockSteps> matrix;  // B; backward: C
+  MatrixStage<T, kStates, 1> matrix;  // B; backward: C
   Warp warps[Cut::warps];
 };
 
@@ -79,36 +78,25 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   const Part part = part_of(s, args.chunks, kTileChannels);
   const int way = part.direction ? -1 : 1;
   const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
+  const int first_step = part.first_block * kBlockSteps;
+  const int end_step = min(part.end_block * kBlockSteps, s.length);
   const Seat<kStates> seat;
   const WarpChannels own(s, part, seat.warp, Cut::warp_channels);
   auto& mine = shared.warps[seat.warp];
 
-  // Blocks of steps are taken in the order of the scan: the i-th is block_of(i).
-  const int blocks = part.end_block - part.first_block;
-  const auto block_of = [&](int i) {
-    return kBackward ? part.end_block - 1 - i : part.first_block + i;
-  };
-  const auto steps_of = [&](int first_block, int count) {
-    return min(count * kBlockSteps, s.length - first_block * kBlockSteps);
-  };
-  const auto fetch_matrix = [&](int i) {
-    const int block = block_of(i), row = first_row + way * block * kBlockSteps;
-    shared.matrix.copy(steps_of(block, 1), s.state, args.wide_states, [&](int t, int) {
-      return args.matrix.at(row + way * t, part.direction * args.bc_direction);
-    });
-  };
-  // `count` blocks from the i-th.
-  const auto fetch_rows = [&](int buffer, int i, int count) {
-    const int lowest = kBackward ? block_of(i + count - 1) : block_of(i);
-    const int row = first_row + way * lowest * kBlockSteps;
-    mine.rows.copy(buffer, steps_of(lowest, count), own.count, args.wide_channels,
+  const auto fetch = [&](int buffer, int step) {
+    const int count = min(Cut::steps, end_step - step), row = first_row + way * step;
+    const int bc_column = part.direction * args.bc_direction;
+    shared.matrix.copy(count, s.state, args.wide_states,
+                       [&](int t, int) { return args.matrix.at(row + way * t, bc_column); });
+    mine.rows.copy(buffer, count, own.count, args.wide_channels,
                    [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
   };
-  constexpr int most = Cut::steps / kBlockSteps;
-  int group = 0;  // the warp's group of blocks, and its size
-  int group_blocks = min(first_group<kStates>(args.multiprocessors) / kBlockSteps, blocks);
-  fetch_matrix(0);
-  fetch_rows(0, 0, group_blocks);
+  const int groups = ceil_div(end_step - first_step, Cut::steps);
+  const auto step_of = [&](int group) {
+    return first_step + (kBackward ? groups - 1 - group : group) * Cut::steps;
+  };
+  fetch(0, step_of(0));
 
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp)
     mine.bias[c] = args.dt_bias[own.channel + c];
@@ -116,22 +104,18 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   load_rates<kStates>(rate, args.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat,
                       own.count, s.state);
 
-  for (int i = 0, buffer = 0, rows = 0; i < blocks; ++i, buffer ^= 1) {
-    const int count = steps_of(block_of(i), 1);
+  for (int group = 0, buffer = 0; group < groups; ++group, buffer ^= 1) {
+    const int count = min(Cut::steps, end_step - step_of(group));
     copies_arrived();
     __syncwarp();
     shared.matrix.convert(buffer, count, s.state);
-    const bool begins = uniform(i == group);
-    if (begins) widen_rows<kBackward, T, kStates>(mine, rows);
-    __syncthreads();  // the matrix of this block; and all warps have left the other buffer
-    if (i + 1 < blocks) fetch_matrix(i + 1);
-    if (begins && uniform(i + group_blocks < blocks))
-      fetch_rows(rows ^ 1, i + group_blocks, min(most, blocks - i - group_blocks));
+    widen_rows<kBackward, T, kStates>(mine, buffer);
+    __syncthreads();  // the matrix of this group; and all warps have left the other buffer
+    if (group + 1 < groups) fetch(buffer ^ 1, step_of(group + 1));
 
     constexpr int next = kBackward ? -1 : 1;
     const int begin = kBackward ? count - 1 : 0;
-    const int at = (kBackward ? group + group_blocks - 1 - i : i - group) * kBlockSteps + begin;
-    const float2* delta_at = mine.delta[at];
+    const float2* delta_at = mine.delta[begin];
     const float* matrix_at = shared.matrix.at[buffer][begin][0] + seat.lane * Cut::run;
 #pragma unroll 1
     for (int left = count; left > 0; --left) {
@@ -156,11 +140,6 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
       matrix_at += next * kStates;
     }
     __syncwarp();
-    if (uniform(i + 1 == group + group_blocks)) {
-      group += group_blocks;
-      group_blocks = min(most, blocks - group);
-      rows ^= 1;
-    }
   }
 
   const std::int64_t row =
@@ -250,7 +229,6 @@ void carry_chunks(CudaQueue& queue, const ScanShape& s, const ScanInputs<T>& in,
   args.rows[kOther] = Line::of(d_o, s.channels);
   args.matrix = Line::of(d_o ? in.c : in.b, in.bc_stride);
   args.bc_direction = static_cast<int>(in.bc_direction);
-  args.multiprocessors = static_cast<unsigned>(queue.limits.multiprocessors);
   args.wide_channels =
       wide_channels(s, in) && in_pieces(d_o, s.channels, s.channels / s.directions);
   args.wide_states = wide_states(s, in);

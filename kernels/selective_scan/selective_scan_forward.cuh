@@ -14,7 +14,6 @@ struct ForwardArgs {
   const float* start = nullptr;  // states at chunk starts; null: zero
   Lines<T> rows[kForwardRows] = {}, b = {}, c = {};
   int bc_direction = 0;
-  unsigned multiprocessors = 0;
   bool wide_channels = false, wide_states = false, wide_out = false;
 };
 

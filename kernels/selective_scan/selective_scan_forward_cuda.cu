@@ -20,7 +20,7 @@ struct alignas(16) ForwardShared {
     float y[Cut::padded_steps + 1][Cut::warp_channels];   // of step t in row t + 1
     float bias[Cut::warp_channels], skip[Cut::warp_channels];
   };
-  MatrixStage<T, kStates, 2, kBlockSteps> matrices;
+  MatrixStage<T, kStates, 2> matrices;
   Warp warps[Cut::warps];
 };
 
@@ -100,20 +100,6 @@ __device__ __forceinline__ void save_states(T* to, const float (&h)[Tile<kStates
   }
 }
 
-// Round `round` of the sum of y over the lanes that share the channels; ends in y[0].
-template <int kStates>
-__device__ __forceinline__ void add_lanes(float (&y)[2], int round) {
-  constexpr int lanes = Tile<kStates>::lanes;
-  static_assert(lanes <= 1 << (Tile<kStates>::per_thread / 4), "rounds for all lanes");
-  if (lanes >> round <= 1) return;
-  y[0] += __shfl_xor_sync(0xffffffffu, y[round == 0], 1 << round);
-}
-template <int kStates>
-__device__ __forceinline__ void store_sum(float* to, const float (&y)[2], int lane) {
-  if constexpr (Tile<kStates>::lanes == 1) *reinterpret_cast<float2*>(to) = {y[0], y[1]};
-  else if (lane < 2) *to = y[0];
-}
-
 template <class T, int kStates>
 __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_per_sm)
     forward_kernel(const ForwardArgs<T> args) {
@@ -130,23 +116,15 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   const int way = part.direction ? -1 : 1;
   const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
 
-  const auto fetch_matrices = [&](int step) {
-    const int row = first_row + way * step, column = part.direction * args.bc_direction;
-    shared.matrices.copy(
-        min(kBlockSteps, end_step - step), s.state, args.wide_states,
-        [&](int t, int m) { return (m ? args.c : args.b).at(row + way * t, column); });
-  };
-  const auto fetch_rows = [&](int buffer, int step, int count) {
+  const auto fetch = [&](int buffer, int step, int count) {
     const int row = first_row + way * step;
+    const int bc_column = part.direction * args.bc_direction;
+    shared.matrices.copy(count, s.state, args.wide_states, [&](int t, int m) {
+      return (m ? args.c : args.b).at(row + way * t, bc_column);
+    });
     mine.rows.copy(buffer, count, own.count, args.wide_channels,
                    [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
   };
-  int step = part.first_block * kBlockSteps;
-  // The warp's group of steps: where it begins, and how many.
-  int group = step, group_steps = min(first_group<kStates>(args.multiprocessors), end_step - step);
-  fetch_matrices(step);
-  fetch_rows(0, step, group_steps);
-
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp) {
     mine.bias[c] = args.p.in.dt_bias[own.channel + c];
     mine.skip[c] = args.p.in.d[own.channel + c];
@@ -171,75 +149,77 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
                  kStates +
              seat.lane * Cut::run;
 
-  // A step's y is summed over lanes during the step after it, which hides the exchange; its store
-  // comes after that step's loads, which the compiler must not move across it.
-  float y[2] = {0, 0};
-  for (int buffer = 0, rows = 0; step < end_step; step += kBlockSteps, buffer ^= 1) {
-    const int count = min(kBlockSteps, end_step - step);
+  int step = part.first_block * kBlockSteps;
+  int count = min(Cut::steps, end_step - step);
+  fetch(0, step, count);
+  for (int buffer = 0; count > 0; buffer ^= 1) {
     copies_arrived();
     __syncwarp();
     shared.matrices.convert(buffer, count, s.state);
-    const bool begins = uniform(step == group);
-    if (begins) widen_rows<T, kStates>(mine, rows);
-    __syncthreads();  // B and C of this block; and all warps have left the other buffer
-    if (step + kBlockSteps < end_step) fetch_matrices(step + kBlockSteps);
-    if (begins && uniform(step + group_steps < end_step))
-      fetch_rows(rows ^ 1, step + group_steps, min(Cut::steps, end_step - step - group_steps));
+    widen_rows<T, kStates>(mine, buffer);
+    __syncthreads();  // B and C of this group; and all warps have left the other buffer
+    const int next = min(Cut::steps, end_step - step - count);
+    if (next > 0) fetch(buffer ^ 1, step + count, next);
 
-    if (saved) {
-      if (step > 0) {
+    const float2* delta_at = mine.delta[0];
+    const float* matrix_at = shared.matrices.at[buffer][0][0] + seat.lane * Cut::run;
+    float* y_at = mine.y[0] + seat.channel[0];
+    // A step's y is summed over lanes during the step after it, which hides the exchange.
+    float y[2] = {0, 0};
+    const auto sum_lanes = [&] {
+      if constexpr (Cut::lanes == 1) {
+        *reinterpret_cast<float2*>(y_at) = {y[0], y[1]};
+      } else {
+        float sum = y[0] + __shfl_xor_sync(0xffffffffu, y[1], 1);
+#pragma unroll
+        for (int mask = 2; mask < Cut::lanes; mask *= 2)
+          sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+        if (seat.lane < 2) *y_at = sum;
+      }
+      y_at += Cut::warp_channels;
+    };
+    int left = count;
+#pragma unroll 1
+    for (bool save = saved && step > 0; left > 0; save = saved, left -= kBlockSteps) {
+      if (save) {
 #pragma unroll
         for (int k = 0; k < 2; ++k)
           if (seat.channel[k] < own.count)
             save_states<T, kStates>(saved + (seat.channel[k] - seat.channel[0]) * kStates, h[k]);
       }
-      saved += static_cast<std::int64_t>(per_direction) * kStates;
-    }
-    const float2* delta_at = mine.delta[step - group];
-    const float* matrix_at = shared.matrices.at[buffer][0][0] + seat.lane * Cut::run;
-    float* y_at = mine.y[step - group] + seat.channel[0];
+      if (saved) saved += static_cast<std::int64_t>(per_direction) * kStates;
 #pragma unroll 1
-    for (int t = count; t > 0; --t) {
-      const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
-      float now[2] = {0, 0};
+      for (int t = min(left, kBlockSteps); t > 0; --t) {
+        const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
+        sum_lanes();
+        y[0] = y[1] = 0;
 #pragma unroll
-      for (int j = 0; j < Cut::per_thread; j += 4) {
-        float b[4], c[4];
-        const int n = j / Cut::run * Cut::lanes * Cut::run + j % Cut::run;
-        load_wide(b, matrix_at + n);
-        load_wide(c, matrix_at + n + kStates);
+        for (int j = 0; j < Cut::per_thread; j += 4) {
+          float b[4], c[4];
+          const int n = j / Cut::run * Cut::lanes * Cut::run + j % Cut::run;
+          load_wide(b, matrix_at + n);
+          load_wide(c, matrix_at + n + kStates);
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
+          for (int e = 0; e < 4; ++e)
 #pragma unroll
-          for (int k = 0; k < 2; ++k) {
-            float& state = h[k][j + e];
-            state = fmaf(fast_exp2(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
-            now[k] = fmaf(c[e], state, now[k]);
-          }
-        add_lanes<kStates>(y, j / 4);
+            for (int k = 0; k < 2; ++k) {
+              float& state = h[k][j + e];
+              state = fmaf(fast_exp2(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
+              y[k] = fmaf(c[e], state, y[k]);
+            }
+        }
+        delta_at += Cut::warp_channels;
+        matrix_at += 2 * kStates;
       }
-      store_sum<kStates>(y_at, y, seat.lane);
-      y[0] = now[0];
-      y[1] = now[1];
-      delta_at += Cut::warp_channels;
-      matrix_at += 2 * kStates;
-      y_at += Cut::warp_channels;
     }
+    sum_lanes();
     __syncwarp();
-
-    if (uniform(step + count == group + group_steps)) {
-#pragma unroll
-      for (int round = 0; round < Cut::per_thread / 4; ++round) add_lanes<kStates>(y, round);
-      store_sum<kStates>(y_at, y, seat.lane);
-      __syncwarp();
-      const int row = first_row + way * group;
-      if (args.wide_out) store_rows<true, T, kStates>(args, mine, rows, row, way, group_steps, own);
-      else store_rows<false, T, kStates>(args, mine, rows, row, way, group_steps, own);
-      __syncwarp();
-      group += group_steps;
-      group_steps = min(Cut::steps, end_step - group);
-      rows ^= 1;
-    }
+    const int row = first_row + way * step;
+    if (args.wide_out) store_rows<true, T, kStates>(args, mine, buffer, row, way, count, own);
+    else store_rows<false, T, kStates>(args, mine, buffer, row, way, count, own);
+    __syncwarp();
+    step += count;
+    count = next;
   }
 }
 
@@ -248,16 +228,15 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 
 namespace {
 
-// Where the wide tile has work for a part of the machine only: one narrow pass, unless the sequence
-// is so long that chunks of wide tiles, which share the machine better, make up for their second
-// pass.
+// One narrow pass, where the wide tile would fill an eighth of the machine: for 512 channels and 64
+// states up to batch 4. From 400 steps on, chunks of wide tiles make up for their second pass
+// (H100, 19 us against 35 at 196 steps of one image, equal near 450).
 bool is_narrow(const CudaQueue& queue, const ScanShape& s) {
-  constexpr int kLongest = 512;
-  const int chunks = scan_chunks(queue, s);
-  if (s.chunks > 1 || (chunks > 1 && s.length > kLongest)) return false;
+  constexpr int kLongest = 400;
+  if (s.chunks > 1 || (s.length > kLongest && scan_chunks(queue, s) > 1)) return false;
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
                             ceil_div(s.channels / s.directions, scan::kTileChannels);
-  return ctas * 2 <= queue.limits.multiprocessors;
+  return ctas * 8 <= queue.limits.multiprocessors;
 }
 
 }  // namespace
@@ -277,7 +256,6 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
   FM_CHECK(static_cast<std::int64_t>(s.batch) * s.length <= kMaxGrid,
            "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " times ", s.length);
   ForwardArgs<T> args{.p = p, .chunks = chunks};
-  args.multiprocessors = static_cast<unsigned>(queue.limits.multiprocessors);
   args.rows[kU] = Lines<T>::of(p.in.u, p.in.u_stride);
   args.rows[kDt] = Lines<T>::of(p.in.dt, p.in.dt_stride);
   args.rows[kZ] = Lines<T>::of(p.in.z, p.in.z_stride);

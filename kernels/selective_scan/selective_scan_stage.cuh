@@ -1,12 +1,8 @@
-// Staging of the forward and the chunk passes.
+// Staging of the forward and the chunk passes, a group of Tile::steps steps at a time.
 //
 // B and C are shared by the CTA: a thread turns the pieces it has copied itself into floats, in two
-// buffers, so that one barrier is enough. Rows of channels belong to the warp that scans them, a
-// group of up to Tile::steps steps at a time: no barrier but the warp's own. Both kinds arrive by
-// cp.async while the steps before are scanned.
-//
-// Staging leaves the special-function unit idle, so the warps of a scheduler must not do it
-// together: half of them end their first group after one block.
+// buffers, so that a group needs one barrier. Rows of channels belong to the warp that scans them:
+// no barrier but the warp's own. Both kinds arrive by cp.async while the group before is scanned.
 // Channels beyond the last are staged as whatever memory holds: no other channel reads them, and
 // nothing of theirs is stored.
 #pragma once
@@ -15,13 +11,14 @@
 
 namespace fm::scan {
 
-// kMatrices of B and C, kSteps steps at a time.
-template <class T, int kStates, int kMatrices, int kSteps>
+// kMatrices of B and C.
+template <class T, int kStates, int kMatrices>
 struct MatrixStage {
+  static constexpr int steps = Tile<kStates>::steps;
   static constexpr int piece = 16 / sizeof(T);
   static constexpr int row_pieces = kMatrices * kStates / piece;
-  T raw[kSteps][kMatrices][kStates];
-  float at[2][kSteps][kMatrices][kStates];
+  T raw[steps][kMatrices][kStates];
+  float at[2][steps][kMatrices][kStates];
 
   // body(step, matrix, first state) for this thread's pieces of the first `count` steps.
   template <class Body>
@@ -29,7 +26,7 @@ struct MatrixStage {
     constexpr int threads = Tile<kStates>::threads;
     const int thread = thread_index();
 #pragma unroll
-    for (int round = 0; round < ceil_div(kSteps * row_pieces, threads); ++round) {
+    for (int round = 0; round < ceil_div(steps * row_pieces, threads); ++round) {
       const int i = round * threads + thread, t = i / row_pieces;
       if (t < count) body(t, i % row_pieces / (kStates / piece), i % (kStates / piece) * piece);
     }
@@ -96,19 +93,6 @@ struct ChannelStage {
     }
   }
 };
-
-// What holds for all lanes of a warp, said so that the compiler knows it.
-__device__ __forceinline__ bool uniform(bool holds) {
-  return __any_sync(0xffffffffu, holds);
-}
-
-// Steps of a warp's first group. The warps of a scheduler are four apart in a CTA; which CTAs an SM
-// gets is the device's choice, neighbours or one of each round.
-template <int kStates>
-__device__ __forceinline__ int first_group(unsigned multiprocessors) {
-  const unsigned turn = threadIdx.x / (4 * kWarp) + blockIdx.x + blockIdx.x / multiprocessors;
-  return turn % 2 ? kBlockSteps : Tile<kStates>::steps;
-}
 
 // The lane's pairs of channels: `channel` and the next one of steps `step` + i row_lanes,
 // i < rounds.
