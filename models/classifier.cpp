@@ -248,7 +248,7 @@ LoadedClassifier read_classifier(const Queue& queue, const SafetensorsFile& file
   from_json(config, json, where);
   LoadedClassifier loaded;
   loaded.record = {entry(file, "data"), entry(file, "data_fingerprint"), 0};
-  const std::string& text = entry(file, "test_accuracy");
+  const std::string text = entry(file, "test_accuracy");
   const auto [end, error] =
       std::from_chars(text.data(), text.data() + text.size(), loaded.record.accuracy);
   if (error != std::errc() || end != text.data() + text.size())

@@ -47,14 +47,14 @@ struct Solve {
     const std::int64_t count = s.rows * s.hidden;
     Array<T, CpuQueue> x(queue, p.x), w12(queue, p.w12), bias(queue, p.bias), w3(queue, p.w3),
         dy(queue, p.dy), ab(queue, 2 * count), h(queue, count), dh(queue, count),
-        dab(queue, 2 * count);
+        dab(queue, 2 * count), h_again(queue, count);
     const LinearShape wide{.rows = s.rows, .in = s.width, .out = 2 * s.hidden};
     const LinearShape narrow{.rows = s.rows, .in = s.hidden, .out = s.width};
     linear_forward(queue, LinearForward<T, T>{wide, x, w12, bias, ab});
     swiglu_forward(queue, SwigluForward<T>{{s.rows, s.hidden}, ab, h});
     linear_backward_input(queue, LinearBackwardInput<T>{narrow, dy, w3, dh});
-    swiglu_backward(queue, SwigluBackward<T>{{s.rows, s.hidden}, ab, dh, dab});
-    return {{"h", h.values()}, {"h again", h.values()}, {"dab", dab.values()}};
+    swiglu_backward(queue, SwigluBackward<T>{{s.rows, s.hidden}, ab, dh, dab, h_again});
+    return {{"h", h.values()}, {"h again", h_again.values()}, {"dab", dab.values()}};
   }
 };
 
