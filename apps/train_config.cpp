@@ -9,8 +9,7 @@ constexpr std::int64_t kConfigLimit = 1 << 20;  // bytes of a configuration file
 
 // What a preset changes of the defaults, which are the paper's.
 struct Tiny {
-  static constexpr int depth =
-      2;  // many steps of a shallow model draw better digits than the reverse
+  static constexpr int depth = 2;  // a shallow model's many steps draw better digits
   static void apply(RunConfig& c) {
     c.model.patch = 4;
     c.model.d_model = 64;

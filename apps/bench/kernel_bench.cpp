@@ -22,10 +22,12 @@ constexpr Entry kEntries[] = {
     {"swiglu_linear", bench_swiglu_linear},
     {"activation", bench_activation},
     {"adamw", bench_adamw},
+    {"cross_entropy", bench_cross_entropy},
     {"embedding", bench_embedding},
     {"patchify", bench_patchify},
     {"flow", bench_flow},
     {"random", bench_random},
+    {"image_batch", bench_image_batch},
     {"linear_combination", bench_linear_combination},
     {"cast", bench_cast},
 };

@@ -136,10 +136,10 @@ TEST_SUITE("cpu") {
             .string();
     const Arguments base = {"--data", set, "--preset", "tiny"};
     Json config = resolved(base);
-    CHECK(config["model"]["blocks"] == Json::parse(R"(["mamba", "mamba", "mamba", "mamba"])"));
+    CHECK(config["model"]["blocks"] == Json::parse(R"(["mamba", "mamba"])"));
     CHECK(config["model"]["d_model"] == 64);
     CHECK(config["model"]["d_conv"] == 4);
-    CHECK(config["train"]["batch"] == 16);
+    CHECK(config["train"]["batch"] == 32);
     CHECK(config["train"]["dtype"] == "fp32");
     CHECK(config["data"]["source"] == set);
     CHECK(config["data"]["images"] == 64);
