@@ -1,25 +1,13 @@
-// The instructions attention's 16-bit kernels are made of: asynchronous copies, 8 x 8 matrices
-// from and to shared memory, the m16n8k16 product and the hardware's exp2. Source: the PTX ISA,
-// sections on cp.async, ldmatrix, stmatrix, mma and ex2.
-//
-// In a fragment lane l stands at g = l / 4, t = l % 4. Of a 16 x 16 A it holds (row g, columns 2t,
-// 2t + 1), the same of row g + 8, then both of columns 2t + 8, 2t + 9; of a 16 x 8 B (rows 2t,
-// 2t + 1, column g), then rows 2t + 8, 2t + 9; of the 16 x 8 sums (row g, columns 2t, 2t + 1),
-// then row g + 8.
+// What attention's 16-bit kernels need beside kernels/base/mma.cuh, by shared addresses worked out
+// once: asynchronous copies, 8 x 8 matrices from and to shared memory, rounded fragments. Source:
+// the PTX ISA, sections on cp.async, ldmatrix and stmatrix.
 #pragma once
 
 #include <cstdint>
 
-#include "kernels/base/convert.cuh"
+#include "kernels/base/mma.cuh"
 
 namespace fm::attention {
-
-// 2^x within 2 ulp; results below 2^-126 become 0.
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // Where something is in shared memory, as these instructions want it.
 __device__ __forceinline__ unsigned shared_address(const void* shared) {
@@ -74,33 +62,6 @@ __device__ __forceinline__ void store_matrices(unsigned row_in_shared, const uns
   }
 #endif
 }
-
-// to = A B + from, [16, 16] times [16, 8].
-template <class T>
-__device__ __forceinline__ void multiply_add(float (&to)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1, const float (&from)[4]) {
-  if constexpr (std::is_same_v<T, f16>)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
-          "f"(from[2]), "f"(from[3]));
-  else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
-        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
-          "f"(from[2]), "f"(from[3]));
-}
-template <class T>
-__device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1) {
-  multiply_add<T>(sum, a, b0, b1, sum);
-}
-
-// Two ones.
-template <class T>
-constexpr unsigned kOnes = std::is_same_v<T, f16> ? 0x3c003c00u : 0x3f803f80u;
 
 // Two floats rounded to T, the first in the low half.
 template <class T>

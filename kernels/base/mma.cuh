@@ -61,20 +61,31 @@ __device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void* row
                  : "memory");
 }
 
-// sums += A B, [16, 16] times [16, 8]; T is f16 or bf16.
+// to = A B + from, [16, 16] times [16, 8]; T is f16 or bf16.
 template <class T>
-__device__ __forceinline__ void multiply_add(float (&sums)[4], const unsigned (&a)[4], unsigned b0,
-                                             unsigned b1) {
+__device__ __forceinline__ void multiply_add(float (&to)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1, const float (&from)[4]) {
   if constexpr (std::is_same_v<T, f16>)
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
+          "f"(from[2]), "f"(from[3]));
   else
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(from[0]), "f"(from[1]),
+          "f"(from[2]), "f"(from[3]));
 }
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0,
+                                             unsigned b1) {
+  multiply_add<T>(sum, a, b0, b1, sum);
+}
+
+// Two ones.
+template <class T>
+constexpr unsigned kOnes = std::is_same_v<T, f16> ? 0x3c003c00u : 0x3f803f80u;
 
 }  // namespace fm

@@ -34,4 +34,16 @@ __device__ T block_sum(T x, T* shared) {
   return sum;
 }
 
+// The end of a mean over the whole grid: one block adds the blocks' partial sums, in a fixed order.
+template <int kThreads>
+__device__ void finish_mean(const void* partial_sums, int partials, std::int64_t count,
+                            float* mean) {
+  __shared__ double shared[kThreads / kWarp];
+  double sum = 0;
+  for (int i = threadIdx.x; i < partials; i += kThreads)
+    sum += static_cast<const double*>(partial_sums)[i];
+  sum = block_sum(sum, shared);
+  if (threadIdx.x == 0) *mean = static_cast<float>(sum / static_cast<double>(count));
+}
+
 }  // namespace fm

@@ -41,15 +41,9 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(CrossEntropyForward<f
   if (threadIdx.x == 0) static_cast<double*>(p.workspace)[blockIdx.x] = sum;
 }
 
-// One block adds the partial sums, in a fixed order.
 __global__ void __launch_bounds__(kSumThreads)
     forward_finish_kernel(CrossEntropyForward<float> p, int partials) {
-  __shared__ double shared[kSumThreads / kWarp];
-  double sum = 0;
-  for (int i = threadIdx.x; i < partials; i += kSumThreads)
-    sum += static_cast<const double*>(p.workspace)[i];
-  sum = block_sum(sum, shared);
-  if (threadIdx.x == 0) *p.loss = static_cast<float>(sum / static_cast<double>(p.rows));
+  finish_mean<kSumThreads>(p.workspace, partials, p.rows, p.loss);
 }
 
 __global__ void __launch_bounds__(kThreads)

@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kIndex]), kWeightTiles[kI
 #pragma unroll
   for (int stage = 0; stage < kStages - 1; ++stage) {
     if (stage < steps) load(stage, stage);
-    close_copy_group();
+    commit_copies();
   }
 
   // Where this lane's row of the first matrices lies: those of A follow one another along the
@@ -139,11 +139,11 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kIndex]), kWeightTiles[kI
   float sum[kA][kB][4] = {}, bias_sum[kBias][4] = {};
   int stage = 0;
   for (int step = 0; step < steps; ++step) {
-    wait_for_copy_groups<kStages - 2>();
+    wait_copies<kStages - 2>();
     __syncthreads();
     // The stage that everyone has just left.
     if (step + kStages - 1 < steps) load(step + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
-    close_copy_group();
+    commit_copies();
 
     const unsigned from = stages + stage * kStageBytes;
 #pragma unroll
@@ -164,14 +164,16 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kIndex]), kWeightTiles[kI
 #pragma unroll
       for (int i = 0; i < kA; ++i)
 #pragma unroll
-        for (int j = 0; j < kB; ++j) multiply_add<T>(sum[i][j], fragment_a[i], fragment_b[j]);
+        for (int j = 0; j < kB; ++j)
+          multiply_add<T>(sum[i][j], fragment_a[i], fragment_b[j][0], fragment_b[j][1]);
       if constexpr (kTile.bias) {
         if (bias) {
 #pragma unroll
           for (int i = 0; i < kBias; ++i)
             if constexpr (kTile.swapped)
-              multiply_add<T>(bias_sum[i], {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>}, fragment_b[i]);
-            else multiply_add<T>(bias_sum[i], fragment_a[i], {kOnes<T>, kOnes<T>});
+              multiply_add<T>(bias_sum[i], {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>},
+                              fragment_b[i][0], fragment_b[i][1]);
+            else multiply_add<T>(bias_sum[i], fragment_a[i], kOnes<T>, kOnes<T>);
         }
       }
     }
