@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/base/approx.cuh"
 #include "kernels/base/mma.cuh"
 
 namespace fm::attention {

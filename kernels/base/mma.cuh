@@ -15,13 +15,6 @@
 
 namespace fm {
 
-// 2^x within 2 ulp; results below 2^-126 become 0.
-__device__ __forceinline__ float exp2_approx(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Starts copying 16 bytes; zeros where `exists` is false, and `from` is then not read.
 __device__ __forceinline__ void copy_async(void* to_shared, const void* from, bool exists) {
   const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));

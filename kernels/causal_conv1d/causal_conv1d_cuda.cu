@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "kernels/base/approx.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/column_sums.cuh"
 #include "kernels/base/launch.cuh"
@@ -85,15 +86,6 @@ struct Taps {
   }
 };
 
-// 1 / (1 + exp(-x)). Flushing subnormals saves four instructions: where exp(-x) is one, the result
-// is 1 to the last bit.
-__device__ __forceinline__ float sigmoid(float x) {
-  float power, inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.4426950408889634f));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-  return inverse;
-}
-
 // A thread a (image, run, vector of channels), vectors fastest.
 template <class T, int W, int N>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
@@ -129,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         const float s = taps.pre_activation(ring, j, i);
-        out[i] = s * sigmoid(s);
+        out[i] = s * sigmoid_approx(s);
       }
       store_narrow(to, out);
     }
@@ -192,7 +184,7 @@ struct BackwardRun {
       float out[N];
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        const float s = taps.pre_activation(xs, j, i), gate = sigmoid(s);
+        const float s = taps.pre_activation(xs, j, i), gate = sigmoid_approx(s);
         ds[j][i] *= gate * fmaf(s, 1.0f - gate, 1.0f);
         const float own_ds = own ? ds[j][i] : 0.0f;
         sums.bias[i] += own_ds;

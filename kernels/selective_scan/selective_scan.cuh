@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/base/approx.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/vec.cuh"
 #include "kernels/selective_scan/selective_scan.h"
@@ -117,18 +118,11 @@ __device__ __forceinline__ Rows rows_of(const ScanShape& s, const Part& part) {
   return part.direction ? Rows{image + s.length - 1, -1} : Rows{image, 1};
 }
 
-// 2^x, two ulp, results below 2^-126 are zero: what a decay needs, in one instruction.
-__device__ __forceinline__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // max(x, 0) + log(1 + e^-|x|): keeps its relative accuracy where the result is small, needs no
 // branch at 20 (there the logarithm is below half an ulp), and passes NaN. The logarithm is e times
 // a minimax polynomial of e in [0, 1], relative error 3e-8.
 __device__ __forceinline__ float softplus(float x) {
-  const float e = fast_exp2(-kLog2e * fabsf(x));
+  const float e = exp2_approx(-kLog2e * fabsf(x));
   float p = 0.00523269409f;
   p = fmaf(p, e, -0.0295052379f);
   p = fmaf(p, e, 0.0782259554f);
@@ -139,11 +133,6 @@ __device__ __forceinline__ float softplus(float x) {
   p = fmaf(p, e, -0.499994934f);
   p = fmaf(p, e, 0.99999994f);
   return fmaf(p, e, fmaxf(x, 0.0f));
-}
-__device__ __forceinline__ float sigmoid(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + fast_exp2(-kLog2e * x)));
-  return y;
 }
 // A log2(e), the rate at which a channel's state decays as a power of two.
 __device__ __forceinline__ float decay_rate(float a_log) {

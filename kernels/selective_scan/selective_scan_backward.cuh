@@ -278,7 +278,7 @@ __device__ __forceinline__ void prepare_tile(const Place<T, kStates>& place, int
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const float z = c ? zs.y : zs.x, d_o = c ? gs.y : gs.x;
-      const float gate = sigmoid(z);
+      const float gate = sigmoid_approx(z);
       const float2 both = softplus_and_slope<T>((c ? dts.y : dts.x) + bias[local + c]);
       delta[c] = c < at.real ? both.x : 0.0f;
       slope[c] = c < at.real ? both.y : 0.0f;

@@ -113,7 +113,7 @@ __device__ __forceinline__ void walk_strip(const Place<T, kStates>& place, int t
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           const int e = 4 * j + 2 * c + r;
-          decay[t][e] = fast_exp2((c ? delta.y : delta.x) * rate[e]);
+          decay[t][e] = exp2_approx((c ? delta.y : delta.x) * rate[e]);
           h[t + 1][e] = fmaf(decay[t][e], h[t][e], added[2 * r + c]);
         }
       add_weighted<exact>(dc[row_of_quad(j)], &h[t + 1][4 * j],

@@ -59,7 +59,7 @@ __device__ __forceinline__ void widen_rows(typename LocalShared<kBackward, T, kS
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       delta[k] = softplus(dt[k] + bias[k]);
-      if constexpr (kBackward) term[k] = d_o[k] * input[k] * sigmoid(input[k]);
+      if constexpr (kBackward) term[k] = d_o[k] * input[k] * sigmoid_approx(input[k]);
       else term[k] = delta[k] * input[k];
     }
     *reinterpret_cast<float4*>(&mine.delta[t][own.channel]) = {delta[0], term[0], delta[1],
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
             float& state = h[k][j + e];
-            const float decay = fast_exp2(delta[k].x * rate[k][j + e]);
+            const float decay = exp2_approx(delta[k].x * rate[k][j + e]);
             if constexpr (kBackward) state = decay * fmaf(delta[k].y, m[e], state);
             else state = fmaf(decay, state, delta[k].y * m[e]);
           }
@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(kCarryThreads)
       const int chunk = backward ? chunks - 1 - index : index;
       at[i] = (image_direction * chunks + chunk) * per_direction + c;
       local[i] = carries.state[at[i] * states + n];
-      decay[i] = fast_exp2(rate * carries.delta[at[i]]);
+      decay[i] = exp2_approx(rate * carries.delta[at[i]]);
     }
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {

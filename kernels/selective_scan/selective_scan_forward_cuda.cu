@@ -68,7 +68,7 @@ __device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
       y[k] = fmaf(skip[k], u[k], y[k]);
-      o[k] = y[k] * z[k] * sigmoid(z[k]);
+      o[k] = y[k] * z[k] * sigmoid_approx(z[k]);
     }
     const std::int64_t at = first + static_cast<std::int64_t>(i) * stride;
     const bool real = t < count && own.channel < channels.count;
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
               float& state = h[k][j + e];
-              state = fmaf(fast_exp2(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
+              state = fmaf(exp2_approx(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
               y[k] = fmaf(c[e], state, y[k]);
             }
         }

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads)
         load_wide(c, &shared.matrices[buffer][t][1][state]);
 #pragma unroll
         for (int i = 0; i < own_states; ++i) {
-          h[i] = fmaf(fast_exp2(delta.x * rate[i]), h[i], delta.y * b[i]);
+          h[i] = fmaf(exp2_approx(delta.x * rate[i]), h[i], delta.y * b[i]);
           y = fmaf(c[i], h[i], y);
         }
         mine.y[t][lane] = y;
@@ -165,7 +165,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads)
       const float y = fmaf(skip, now[i].u, (sum[0] + sum[1]) + (sum[2] + sum[3]));
       const std::int64_t at = static_cast<std::int64_t>(first_row + way * (step + t)) * s.channels +
                               base + item_channel;
-      args.p.o[at] = narrow<T>(y * now[i].z * sigmoid(now[i].z));
+      args.p.o[at] = narrow<T>(y * now[i].z * sigmoid_approx(now[i].z));
       if (args.p.y) args.p.y[at] = narrow<T>(y);
     }
     __syncwarp();

@@ -1,3 +1,4 @@
+#include "kernels/base/approx.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/mma.cuh"
@@ -164,12 +165,6 @@ __device__ __forceinline__ void multiply_columns(float (&sums)[kTiles][4], const
   }
 }
 
-__device__ __forceinline__ float sigmoid(float x) {
-  float s;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0f + exp2_approx(-1.44269504f * x)));
-  return s;
-}
-
 // Sums that start from the bias of this thread's 8 units.
 template <class T>
 __device__ __forceinline__ void start_from(float (&sums)[kTiles][4], const T* bias) {
@@ -228,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_linear_kernel(Args<T> p) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float y = a[i / 2][2 * half + i % 2], z = b[i / 2][2 * half + i % 2];
-        const float s = sigmoid(y), gate = y * s;
+        const float s = sigmoid_approx(y), gate = y * s;
         h[i] = gate * z;
         if constexpr (kBackward) {
           const float d = dh[i / 2][2 * half + i % 2];
