@@ -292,6 +292,7 @@ TEST_SUITE("gpu") {
   }
 
   TEST_CASE("solver: on CUDA a sampler used again draws what a new one does") {
+    if (small_effort()) return;
     for (const DType type : cuda_types()) check_reuse(Sampler(4, cuda_queue(), type));
   }
 
@@ -299,6 +300,7 @@ TEST_SUITE("gpu") {
     const Sampler cpu, cuda(0, cuda_queue());
     CHECK(noise_of(cuda, request_of(5)) == noise_of(cpu, request_of(5)));
     for (const Solver solver : {Solver::euler, Solver::midpoint, Solver::heun, Solver::rk4}) {
+      if (small_effort() && solver != Solver::heun) continue;
       SampleRequest request = request_of(5);
       request.settings.solver = solver;
       CHECK(distance(cuda(request), cpu(request)) < 1e-3);

@@ -242,12 +242,14 @@ TEST_SUITE("gpu") {
   TEST_CASE("attention: CUDA, the backward where a head does not fit into shared memory") {
     CudaQueue small(0);
     small.limits.shared_bytes_per_block = 16 * 1024;
+    const int images = small_effort() ? 1 : 2, heads = small_effort() ? 1 : 3;
     for (const int length : kAttentionLengths)
       for (const int head_dim : {8, 16, 24, 32}) {
         INFO(length, " ", head_dim);
-        check_cuda(Problem({2, length, 3, head_dim}), kAttentionBackwardTolerance, Backward{},
-                   small);
+        check_cuda(Problem({images, length, heads, head_dim}), kAttentionBackwardTolerance,
+                   Backward{}, small);
       }
+    if (small_effort()) return;
     check_large_scores<f16>(small, kAttentionForwardTolerance.f16);
     check_large_scores<bf16>(small, kAttentionForwardTolerance.bf16);
   }
@@ -255,16 +257,20 @@ TEST_SUITE("gpu") {
   TEST_CASE("attention: CUDA, blocks that walk several heads") {
     CudaQueue few(0);
     few.limits.multiprocessors = 1;
+    const int images = small_effort() ? 1 : 3;
     for (const int length : {1, 7, 196, 197, 256})
       for (const int head_dim : {8, 16, 24, 32}) {
         INFO(length, " ", head_dim);
-        check_cuda(Problem({3, length, 3, head_dim}), kAttentionBackwardTolerance, Backward{}, few);
+        check_cuda(Problem({images, length, 3, head_dim}), kAttentionBackwardTolerance, Backward{},
+                   few);
       }
+    if (small_effort()) return;
     check_large_scores<f16>(few, kAttentionForwardTolerance.f16);
     check_large_scores<bf16>(few, kAttentionForwardTolerance.bf16);
   }
 
   TEST_CASE("attention: CUDA, constant v, equal tokens, large scores") {
+    if (small_effort()) return;
     const Tolerance& tolerance = kAttentionForwardTolerance;
     check_constant_v<float>(cuda_queue(), tolerance.f32);
     check_constant_v<f16>(cuda_queue(), tolerance.f16);
