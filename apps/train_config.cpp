@@ -48,6 +48,8 @@ void validate(const TrainConfig& c) {
   require(c.warmup_steps >= 0, "warmup_steps", "0 or more", c.warmup_steps);
   require(c.ema_decay >= 0 && c.ema_decay < 1, "ema_decay", "0 (no average) or more and below 1",
           c.ema_decay);
+  FM_CHECK(c.residual == "wide" || c.residual == "narrow",
+           "[train] residual must be wide or narrow, got ", c.residual);
   FM_CHECK(c.t_sampling == "uniform" || c.t_sampling == "logit-normal",
            "[train] t_sampling must be uniform or logit-normal, got ", c.t_sampling);
   require(c.class_drop_prob >= 0 && c.class_drop_prob <= 1, "class_drop_prob", "0 to 1",
@@ -111,6 +113,7 @@ TrainerSettings trainer_settings(const TrainConfig& c, DType compute, bool graph
   TrainerSettings settings;
   settings.batch = c.batch;
   settings.compute = compute;
+  settings.narrow_stream = c.residual == "narrow";
   settings.seed = c.seed;
   settings.time_sampling =
       c.t_sampling == "uniform" ? TimeSampling::uniform : TimeSampling::logit_normal;

@@ -23,6 +23,7 @@ struct TrainConfig {
   std::int64_t warmup_steps = 0;
   double ema_decay = 0;
   std::string dtype = "auto";
+  std::string residual = "wide";
   std::uint64_t seed = 0;
   std::string t_sampling = "uniform";
   double class_drop_prob = 0.1;
@@ -44,6 +45,7 @@ struct TrainConfig {
     visit("ema_decay", self.ema_decay, "decay of the weights' average, warmed up; 0: no average");
     visit("dtype", self.dtype,
           "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
+    visit("residual", self.residual, "the residual stream: wide (fp32) or narrow (in dtype)");
     visit("seed", self.seed, "of weights, data order, noise and times");
     visit("t_sampling", self.t_sampling, "distribution of t: uniform or logit-normal");
     visit("class_drop_prob", self.class_drop_prob, "probability of the null label, with --classes");

@@ -49,6 +49,7 @@ TEST_SUITE("cpu") {
                              "--warmup-steps INT=0",
                              "--ema-decay FLOAT=0",
                              "--dtype TEXT=auto",
+                             "--residual TEXT=wide",
                              "--threads INT=0",
                              "--seed UINT=0",
                              "--t-sampling TEXT=uniform",
@@ -101,6 +102,7 @@ TEST_SUITE("cpu") {
     refuse("lr must be above 0", {"--lr", "nan"});
     refuse("betas must be two numbers", {"--betas", "0.9"});
     refuse("t_sampling must be uniform or logit-normal", {"--t-sampling", "sideways"});
+    refuse("residual must be wide or narrow", {"--residual", "half"});
     refuse("heads must divide d_model", {"--heads", "3"});
     refuse("patch must divide the image", {"--patch", "5"});
     refuse("got lstm", {"--blocks", "mamba,lstm"});

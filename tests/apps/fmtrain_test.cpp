@@ -184,7 +184,8 @@ TEST_SUITE("cpu") {
                      "--grad-clip",       "0",   "--weight-decay", "0",
                      "--d-conv",          "2",   "--expand",       "1",
                      "--directions",      "1",   "--ssm-norm",     "false",
-                     "--sample-every",    "3",   "--no-graph"}));
+                     "--sample-every",    "3",   "--residual",     "narrow",
+                     "--no-graph"}));
     const std::vector<Json> rows = log_rows(folder / "run");
     CHECK(rows.back()["lr"].get<double>() == doctest::Approx(1e-4));
     expect_end(2, "classes must be more than the largest label, got 5", "fmtrain",
