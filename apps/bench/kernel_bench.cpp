@@ -20,6 +20,7 @@ constexpr Entry kEntries[] = {
     {"residual_norm", bench_residual_norm},
     {"swiglu", bench_swiglu},
     {"swiglu_linear", bench_swiglu_linear},
+    {"swiglu_mlp", bench_swiglu_mlp},
     {"activation", bench_activation},
     {"adamw", bench_adamw},
     {"cross_entropy", bench_cross_entropy},

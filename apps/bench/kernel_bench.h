@@ -76,6 +76,7 @@ void bench_rmsnorm_linear(BenchList&);
 void bench_selective_scan(BenchList&);
 void bench_swiglu(BenchList&);
 void bench_swiglu_linear(BenchList&);
+void bench_swiglu_mlp(BenchList&);
 
 // All of them, hottest first. `op`: those of one op (empty: all); throws Fault::usage for another
 // name.

@@ -6,19 +6,25 @@
 #include "kernels/matmul/matmul.h"
 #include "kernels/swiglu/swiglu.h"
 #include "kernels/swiglu_linear/swiglu_linear.h"
+#include "kernels/swiglu_mlp/swiglu_mlp.h"
 
 namespace fm {
 namespace {
+
+// How much of the network is one kernel: only its products, its wide half, or all of it.
+enum class Fused { products, wide_half, all };
 
 struct Network {
   SwigluWeights weights;
   Tensor x, y;
   Tensor ab;  // a and b, where they go through memory
+  Fused fused = Fused::products;
 
   std::int64_t rows() const { return x.shape.rows(); }
   int width() const { return static_cast<int>(x.shape.back()); }
   int hidden() const { return static_cast<int>(weights.w3->shape[1]); }
-  SwigluLinearShape fused() const { return {rows(), width(), hidden()}; }
+  SwigluMlpShape all() const { return {rows(), width(), hidden()}; }
+  SwigluLinearShape wide_half() const { return {rows(), width(), hidden()}; }
   SwigluShape gates() const { return {rows(), hidden()}; }
   LinearShape first() const { return {.rows = rows(), .in = width(), .out = 2 * hidden()}; }
   LinearShape second() const { return {.rows = rows(), .in = hidden(), .out = width()}; }
@@ -27,13 +33,17 @@ struct Network {
   }
 };
 
+// Whether kernels that fuse more than a product exist for this queue and type.
+template <class T, class Q>
+constexpr bool kFuses = std::is_same_v<Q, CudaQueue> && sizeof(T) == 2;
+
 // h = silu(a) b with (a, b) = x w12^T + b12
 template <class T, class Q>
 void hidden_units(Q& queue, const Network& n, T* h) {
   const SwigluWeights& w = n.weights;
-  if constexpr (std::is_same_v<Q, CudaQueue> && sizeof(T) == 2) {
-    if (!n.ab) {
-      swiglu_linear_forward(queue, SwigluLinearForward<T>{.shape = n.fused(),
+  if constexpr (kFuses<T, Q>) {
+    if (n.fused == Fused::wide_half) {
+      swiglu_linear_forward(queue, SwigluLinearForward<T>{.shape = n.wide_half(),
                                                           .x = n.x.as<T>(),
                                                           .w12 = w.w12->compute.template as<T>(),
                                                           .bias = w.b12->compute.template as<T>(),
@@ -53,9 +63,9 @@ void hidden_units(Q& queue, const Network& n, T* h) {
 template <class T, class Q>
 void hidden_gradient(Q& queue, const Network& n, const T* dy, T* dab, T* h) {
   const SwigluWeights& w = n.weights;
-  if constexpr (std::is_same_v<Q, CudaQueue> && sizeof(T) == 2) {
-    if (!n.ab) {
-      swiglu_linear_backward(queue, SwigluLinearBackward<T>{.shape = n.fused(),
+  if constexpr (kFuses<T, Q>) {
+    if (n.fused == Fused::wide_half) {
+      swiglu_linear_backward(queue, SwigluLinearBackward<T>{.shape = n.wide_half(),
                                                             .x = n.x.as<T>(),
                                                             .w12 = w.w12->compute.template as<T>(),
                                                             .bias = w.b12->compute.template as<T>(),
@@ -75,19 +85,53 @@ void hidden_gradient(Q& queue, const Network& n, const T* dy, T* dab, T* h) {
 }
 
 void forward(Context& context, const Network& n) {
-  Scratch h(context, n.bytes(n.hidden()));
-  context.run([&]<class T>(auto& queue) {
+  Scratch h(context, n.fused == Fused::all ? 0 : n.bytes(n.hidden()));
+  context.run([&]<class T, class Q>(Q& queue) {
+    const SwigluWeights& w = n.weights;
+    if constexpr (kFuses<T, Q>) {
+      if (n.fused == Fused::all) {
+        swiglu_mlp_forward(queue, SwigluMlpForward<T>{.shape = n.all(),
+                                                      .x = n.x.as<T>(),
+                                                      .w12 = w.w12->compute.as<T>(),
+                                                      .b12 = w.b12->compute.as<T>(),
+                                                      .w3 = w.w3->compute.as<T>(),
+                                                      .b3 = w.b3->compute.as<T>(),
+                                                      .y = n.y.as<T>()});
+        return;
+      }
+    }
     hidden_units(queue, n, h.as<T>());
     linear_forward(queue, LinearForward<T, T>{.shape = n.second(),
                                               .x = h.as<T>(),
-                                              .w = n.weights.w3->compute.as<T>(),
-                                              .bias = n.weights.b3->compute.as<T>(),
+                                              .w = w.w3->compute.as<T>(),
+                                              .bias = w.b3->compute.as<T>(),
                                               .y = n.y.as<T>()});
   });
 }
 
-void backward(Context& context, const Network& n) {
-  const Tensor gradient = context.tape->gradient(n.y);  // of y, and in the end of x
+// The gradient of x takes the place of y's.
+void backward_all(Context& context, const Network& n, const Tensor& gradient) {
+  Scratch workspace(context, swiglu_mlp_backward_workspace(n.all()));
+  context.run([&]<class T, class Q>(Q& queue) {
+    if constexpr (kFuses<T, Q>) {
+      const SwigluWeights& w = n.weights;
+      swiglu_mlp_backward(queue, SwigluMlpBackward<T>{.shape = n.all(),
+                                                      .x = n.x.as<T>(),
+                                                      .w12 = w.w12->compute.as<T>(),
+                                                      .b12 = w.b12->compute.as<T>(),
+                                                      .w3 = w.w3->compute.as<T>(),
+                                                      .dy = gradient.as<T>(),
+                                                      .dx = gradient.as<T>(),
+                                                      .dw12 = w.w12->gradient.as<float>(),
+                                                      .db12 = w.b12->gradient.as<float>(),
+                                                      .dw3 = w.w3->gradient.as<float>(),
+                                                      .db3 = w.b3->gradient.as<float>(),
+                                                      .workspace = workspace.data()});
+    }
+  });
+}
+
+void backward_by_products(Context& context, const Network& n, const Tensor& gradient) {
   Scratch made(context, n.ab ? 0 : n.bytes(2 * n.hidden())), h(context, n.bytes(n.hidden()));
   Scratch workspace(context, std::max(linear_backward_weight_workspace(n.first()),
                                       linear_backward_weight_workspace(n.second())));
@@ -110,15 +154,23 @@ void backward(Context& context, const Network& n) {
                                                         .w = n.weights.w12->compute.as<T>(),
                                                         .dx = gradient.as<T>()});
   });
+}
+
+void backward(Context& context, const Network& n) {
+  const Tensor gradient = context.tape->gradient(n.y);
+  if (n.fused == Fused::all) backward_all(context, n, gradient);
+  else backward_by_products(context, n, gradient);
   context.tape->hand_over(n.y, n.x);
 }
 
-bool fuses([[maybe_unused]] const Context& context, [[maybe_unused]] const Network& n) {
+Fused fused([[maybe_unused]] const Context& context, [[maybe_unused]] const Network& n) {
 #if FM_CUDA
-  if (std::holds_alternative<CudaQueue>(context.queue))
-    return swiglu_linear_fits(n.fused(), context.compute);
+  if (const auto* queue = std::get_if<CudaQueue>(&context.queue)) {
+    if (swiglu_mlp_fits(*queue, n.all(), context.compute)) return Fused::all;
+    if (swiglu_linear_fits(n.wide_half(), context.compute)) return Fused::wide_half;
+  }
 #endif
-  return false;
+  return Fused::products;
 }
 
 }  // namespace
@@ -131,7 +183,8 @@ Tensor swiglu_mlp(Context& context, const Tensor& x, const SwigluWeights& w) {
            "multiple of 8, got x ",
            x, ", w12 ", w.w12->shape, ", w3 ", w.w3->shape);
   Network network{w, x, context.make(x.shape), {}};
-  const bool keeps_ab = !fuses(context, network);
+  network.fused = fused(context, network);
+  const bool keeps_ab = network.fused == Fused::products;
   if (keeps_ab) network.ab = context.make({x.shape[0], x.shape[1], 2 * hidden});
   forward(context, network);
   if (context.tape)

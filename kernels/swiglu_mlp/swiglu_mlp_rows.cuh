@@ -1,0 +1,15 @@
+// What runs over rows: y forward and dx backward. Internal to kernels/swiglu_mlp.
+#pragma once
+
+#include "kernels/swiglu_mlp/swiglu_mlp.h"
+
+namespace fm {
+
+// dx, from SwigluMlpBackward's x, dy and weights.
+template <class T>
+void swiglu_mlp_backward_input(CudaQueue&, const SwigluMlpBackward<T>&);
+// dw12, db12, dw3, db3.
+template <class T>
+void swiglu_mlp_backward_weights(CudaQueue&, const SwigluMlpBackward<T>&);
+
+}  // namespace fm
