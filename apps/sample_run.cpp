@@ -64,12 +64,7 @@ std::vector<std::int32_t> labels_of(const std::string& label, int classes, std::
       labels[i] = static_cast<std::int32_t>(i) % classes;
     return labels;
   }
-  int value = -1;
-  const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), value);
-  FM_CHECK(
-      error == std::errc() && end == label.data() + label.size() && value >= 0 && value < classes,
-      "[sample] label must be all or 0 to ", classes - 1, ", got ", label);
-  std::fill(labels.begin(), labels.end(), value);
+  std::fill(labels.begin(), labels.end(), label_named(label, classes));
   return labels;
 }
 
@@ -108,25 +103,51 @@ std::string trained_steps(const SafetensorsFile& file) {
   return found == file.metadata().end() ? "unknown" : found->second;
 }
 
+const std::string& only_checkpoint(const SampleOptions& o) {
+  FM_CHECK(o.checkpoints.size() == 1, "[sample] one --ckpt is sampled at a time, got ",
+           o.checkpoints.size(), "; several go together in a --viewer");
+  return o.checkpoints.front();
+}
+
 }  // namespace
+
+LoadedModel::LoadedModel(const std::string& checkpoint, const SampleOptions& o, const Queue& queue,
+                         DType compute)
+    : file(resolve_checkpoint(checkpoint)),
+      model(checkpoint_config(file, given_config(o.config))),
+      context(queue, compute),
+      weights(Weights::raw) {
+  model.materialise(context, ParamStore::Use::inference);
+  weights = chosen_weights(o.weights, file, model.params());
+  read_weights(file, model.params(), weights);
+}
+
+SampleSettings sample_settings(const SampleOptions& o) {
+  FM_CHECK(o.steps > 0 && o.steps <= 100'000, "[sample] steps must be 1 to 100000, got ", o.steps);
+  FM_CHECK(std::isfinite(o.cfg_scale), "[sample] cfg_scale must be a number, got ", o.cfg_scale);
+  return {o.steps, solver_named(o.solver), static_cast<float>(o.cfg_scale)};
+}
+
+int label_named(const std::string& label, int classes) {
+  int value = -1;
+  const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), value);
+  FM_CHECK(
+      error == std::errc() && end == label.data() + label.size() && value >= 0 && value < classes,
+      "[sample] label must be all or 0 to ", classes - 1, ", got ", label);
+  return value;
+}
 
 void run_sampling(const SampleOptions& o) {
   const Queue queue = make_queue(o.device, o.threads);
   const DType compute = make_dtype(o.dtype, queue);
-  const Solver solver = solver_named(o.solver);
+  const SampleSettings settings = sample_settings(o);
   FM_CHECK(o.count > 0 && o.count <= kMaxImages, "[sample] n must be 1 to ", kMaxImages, ", got ",
            o.count);
-  FM_CHECK(o.steps > 0 && o.steps <= 100'000, "[sample] steps must be 1 to 100000, got ", o.steps);
   FM_CHECK(o.batch > 0, "[sample] batch must be positive, got ", o.batch);
-  FM_CHECK(std::isfinite(o.cfg_scale), "[sample] cfg_scale must be a number, got ", o.cfg_scale);
 
-  const SafetensorsFile file(resolve_checkpoint(o.checkpoint));
-  FlowModel model(checkpoint_config(file, given_config(o.config)));
-  const ModelConfig& config = model.config();
-  Context context(queue, compute);
-  model.materialise(context, ParamStore::Use::inference);
-  const Weights weights = chosen_weights(o.weights, file, model.params());
-  read_weights(file, model.params(), weights);
+  const LoadedModel loaded(only_checkpoint(o), o, queue, compute);
+  const SafetensorsFile& file = loaded.file;
+  const ModelConfig& config = loaded.model.config();
 
   SampleRequest request;
   request.count = o.count;
@@ -135,13 +156,13 @@ void run_sampling(const SampleOptions& o) {
     noise = read_noise(o.noise, config, request.count);
     request.noise = &noise;
   }
-  request.settings = {o.steps, solver, static_cast<float>(o.cfg_scale)};
+  request.settings = settings;
   request.seed = o.seed;
   request.labels = labels_of(o.label, config.classes, request.count);
   request.batch = o.batch;
   request.wants_states = !o.trajectory.empty();
   std::fprintf(stderr, "%s, %s weights, %s on %s, %lld images, %d %s steps\n", file.path().c_str(),
-               weights == Weights::ema ? "ema" : "raw", name_of(compute),
+               loaded.weights == Weights::ema ? "ema" : "raw", name_of(compute),
                device_name(queue).c_str(), static_cast<long long>(request.count), o.steps,
                o.solver.c_str());
 
@@ -160,7 +181,7 @@ void run_sampling(const SampleOptions& o) {
                     first * pixels);
     progress.update(static_cast<std::uint64_t>(first * o.steps + images * step), "");
   };
-  const std::vector<float> samples = sample(queue, compute, model, request);
+  const std::vector<float> samples = sample(queue, compute, loaded.model, request);
 
   const Pictures pictures(config, request.count, o, trained_steps(file));
   const std::vector<std::int64_t> shape = {request.count, config.channels, config.image,
@@ -192,7 +213,7 @@ void run_sampling(const SampleOptions& o) {
 }
 
 void print_checkpoint_info(const SampleOptions& o) {
-  const SafetensorsFile file(resolve_checkpoint(o.checkpoint));
+  const SafetensorsFile file(resolve_checkpoint(only_checkpoint(o)));
   const FlowModel model(checkpoint_config(file, given_config(o.config)));
   std::cout << file.path().string() << "\nbackbone    " << backbone_name(model.config().blocks)
             << "\nparameters  " << model.params().count() << "\nstep        " << trained_steps(file)

@@ -11,6 +11,7 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 needed_commands="g++ cmake ninja pkg-config curl git"
+browser_packages="chromium chromium-driver python3-selenium" # what the pages are tested in: tools/test.sh alone
 needed_libraries="libopenblas-dev libpng-dev zlib1g-dev nlohmann-json3-dev libcli11-dev doctest-dev ca-certificates"
 cmake_wanted=3.25
 nvcc_wanted=12.4
@@ -27,6 +28,14 @@ version_at_least() { printf '%s\n%s\n' "$2" "$1" | sort -V -C; }
 
 cmake_version() { cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9.]*\).*/\1/p'; }
 
+# missing_of PACKAGE...
+missing_of() {
+  local name
+  for name in "$@"; do
+    dpkg -s "$name" 2>/dev/null | grep -q '^Status: .* installed$' || echo "$name"
+  done
+}
+
 missing_packages() {
   local name
   for name in $needed_commands; do
@@ -36,9 +45,8 @@ missing_packages() {
       *) echo "$name" ;;
     esac
   done
-  for name in $needed_libraries; do
-    dpkg -s "$name" 2>/dev/null | grep -q '^Status: .* installed$' || echo "$name"
-  done
+  # shellcheck disable=SC2086
+  missing_of $needed_libraries
 }
 
 # as_root COMMAND...
@@ -84,6 +92,22 @@ install_packages() {
   fi
   version_at_least "$(cmake_version)" $cmake_wanted ||
     die "cmake >= $cmake_wanted is needed, $(command -v cmake) is $(cmake_version): install a newer one, or put it first in PATH."
+}
+
+# Installs the browser that the pages are tested in, where it can be had (Ubuntu's is a snap); says so where it cannot.
+install_browser() {
+  command -v dpkg >/dev/null && command -v apt-get >/dev/null || return 0
+  local packages
+  # shellcheck disable=SC2086
+  mapfile -t packages < <(missing_of $browser_packages)
+  [ ${#packages[@]} -gt 0 ] || return 0
+  echo "installing ${packages[*]}" >&2
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=120)
+  if may_become_root && { as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}" ||
+    { as_root "${apt[@]}" update && as_root "${apt[@]}" install -y --no-install-recommends "${packages[@]}"; }; } >/dev/null 2>&1; then
+    return 0
+  fi
+  echo "${packages[*]} could not be installed: the tests of the pages in a browser will count as skipped." >&2
 }
 
 # Sets NVCC to the first nvcc that is new enough: of PATH, then /usr/local/cuda, then the newest /usr/local/cuda-*.
