@@ -13,11 +13,36 @@ void Tape::backward() {
       context_.arena.give_back(found->second.data);
       gradients_.erase(found);
     }
-    context_.arena.give_back(operation.output.data);
+    context_.arena.give_back(place_of(operation.output));
+    places_.erase(operation.output.data);
     for (const Tensor& saved : operation.saved) context_.arena.give_back(saved.data);
   }
   gradients_.clear();
+  places_.clear();
   constants_.clear();
+}
+
+void Tape::drop(const Tensor& output, std::function<void(const Tensor& again)> remake) {
+  context_.arena.give_back(output.data);
+  record({"remake", {}, {}, [this, output, remake = std::move(remake)] {
+            const Tensor again = context_.make(output.shape, output.dtype);
+            places_[output.data] = again.data;
+            remake(again);
+          }});
+}
+
+void* Tape::place_of(const Tensor& output) const {
+  const auto found = places_.find(output.data);
+  return found == places_.end() ? output.data : found->second;
+}
+
+Tensor Tape::value(const Tensor& output) const {
+  return {place_of(output), output.shape, output.dtype};
+}
+
+void Tape::release(const Tensor& output) {
+  context_.arena.give_back(place_of(output));
+  places_[output.data] = nullptr;
 }
 
 Tensor Tape::gradient(const Tensor& value) const {

@@ -2,7 +2,8 @@
 // gradient functions.
 //
 // Memory: an operation's output, what it saved, and the gradient of its output are released as soon
-// as its gradient function has run; everything that reads them has run by then.
+// as its gradient function has run; everything that reads them has run by then. An output that
+// costs less to compute again than to keep may be dropped in between.
 #pragma once
 
 #include <functional>
@@ -33,6 +34,12 @@ class Tape {
 
   void record(Operation operation) { operations_.push_back(std::move(operation)); }
 
+  // Gives an output's memory back for the time from here, where the last operation that reads it
+  // has been enqueued, to the same place on the way back, where `remake` writes it again. The
+  // gradient functions that read it ask value() where it is. Its old address stays its name: who
+  // else is given that memory is recorded later, and gone by the time this value is back.
+  void drop(const Tensor& output, std::function<void(const Tensor& again)> remake);
+
   // Nothing flows back into this value (an image, a label).
   void constant(const Tensor& value) { constants_[value.data] = true; }
   bool wants(const Tensor& value) const { return !constants_.count(value.data); }
@@ -41,6 +48,9 @@ class Tape {
   void backward();
 
   // The calls below are for gradient functions. A gradient has its value's shape and type.
+  Tensor value(const Tensor& output) const;  // where it stands now, if it was dropped
+  // Gives an output's memory back before its own operation's turn: nobody reads it from here on.
+  void release(const Tensor& output);
   Tensor gradient(const Tensor& value) const;  // of an output; throws where nothing was written
   Target target(const Tensor& value);          // of an operand
   // Of an operand whose parts (columns) are overwritten by several operations, each its own, all of
@@ -53,9 +63,12 @@ class Tape {
   std::size_t size() const { return operations_.size(); }
 
  private:
+  void* place_of(const Tensor& output) const;
+
   Context& context_;
   std::vector<Operation> operations_;
   std::unordered_map<const void*, Tensor> gradients_;
+  std::unordered_map<const void*, void*> places_;  // of outputs made again or released
   std::unordered_map<const void*, bool> constants_;
 };
 

@@ -4,18 +4,21 @@
 #include "kernels/causal_conv1d/causal_conv1d.h"
 
 namespace fm {
+namespace {
 
-Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight,
-                     const Parameter& bias, int directions) {
+ConvShape shape_of(const Columns& x, const Parameter& weight, int directions) {
   FM_CHECK(x.of.shape.rank() == 3 && weight.shape.rank() == 2 && weight.shape[0] == x.width,
            "[causal_conv1d] x must be ", weight.shape[0], " columns of [B, L, *], got ", x.width,
            " of ", x.of);
-  const ConvShape shape{.batch = static_cast<int>(x.of.shape[0]),
-                        .length = static_cast<int>(x.of.shape[1]),
-                        .channels = static_cast<int>(x.width),
-                        .directions = directions,
-                        .width = static_cast<int>(weight.shape[1])};
-  const Tensor u = context.make({x.of.shape[0], x.of.shape[1], x.width});
+  return {.batch = static_cast<int>(x.of.shape[0]),
+          .length = static_cast<int>(x.of.shape[1]),
+          .channels = static_cast<int>(x.width),
+          .directions = directions,
+          .width = static_cast<int>(weight.shape[1])};
+}
+
+void forward(Context& context, const ConvShape& shape, const Columns& x, const Parameter& weight,
+             const Parameter& bias, const Tensor& u) {
   context.run([&]<class T>(auto& queue) {
     conv_forward(queue, ConvForward<T>{.shape = shape,
                                        .x = x.as<T>(),
@@ -24,6 +27,15 @@ Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight
                                        .bias = bias.master.as<acc_t<T>>(),
                                        .u = u.as<T>()});
   });
+}
+
+}  // namespace
+
+Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight,
+                     const Parameter& bias, int directions) {
+  const ConvShape shape = shape_of(x, weight, directions);
+  const Tensor u = context.make({x.of.shape[0], x.of.shape[1], x.width});
+  forward(context, shape, x, weight, bias, u);
   if (context.tape) {
     context.tape->record(
         {"causal_conv1d", u, {}, [&context, shape, x, &weight, &bias, u] {
@@ -46,6 +58,15 @@ Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight
          }});
   }
   return u;
+}
+
+void drop_causal_conv1d(Context& context, const Tensor& u, const Columns& x,
+                        const Parameter& weight, const Parameter& bias, int directions) {
+  if (!context.tape) return;
+  const ConvShape shape = shape_of(x, weight, directions);
+  context.tape->drop(u, [&context, shape, x, &weight, &bias](const Tensor& again) {
+    forward(context, shape, x, weight, bias, again);
+  });
 }
 
 }  // namespace fm

@@ -11,4 +11,9 @@ namespace fm {
 Tensor causal_conv1d(Context&, const Columns& x, const Parameter& weight, const Parameter& bias,
                      int directions);
 
+// With a tape: u, which nothing reads any more in the forward pass, is dropped, and computed again
+// where the backward pass comes to its readers (51 MB at the paper's shape, for 39 us on an H100).
+void drop_causal_conv1d(Context&, const Tensor& u, const Columns& x, const Parameter& weight,
+                        const Parameter& bias, int directions);
+
 }  // namespace fm

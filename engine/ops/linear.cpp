@@ -35,6 +35,7 @@ void backward(Context& context, const Product& p) {
   Scratch copy(context,
                copied ? static_cast<std::size_t>(dy.count()) * size_of(context.compute) : 0);
   Scratch workspace(context, linear_backward_weight_workspace(p.shape));
+  const Tensor x = context.tape->value(p.x);
   const bool wants_x = context.tape->wants(p.x);
   Tape::Target dx{};
   if (wants_x) dx = context.tape->target(p.x);
@@ -43,7 +44,7 @@ void backward(Context& context, const Product& p) {
     linear_backward_weight(
         queue, LinearBackwardWeight<T>{.shape = p.shape,
                                        .dy = gradient,
-                                       .x = p.x.as<T>() + p.begin,
+                                       .x = x.as<T>() + p.begin,
                                        .dw = p.w->gradient.as<acc_t<T>>(),
                                        .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
                                        .workspace = workspace.data()});

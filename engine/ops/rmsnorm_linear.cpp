@@ -20,7 +20,7 @@ struct Layer {
 void backward(Context& context, const Layer& p) {
   const Tape::Target dx = context.tape->target(p.x);
   FM_CHECK(!dx.accumulate, "[rmsnorm_linear] x must have no other use");
-  const Tensor dy = context.tape->gradient(p.y);
+  const Tensor dy = context.tape->gradient(p.y), x = context.tape->value(p.x);
   const Tensor& dw = p.w->gradient;
   Scratch s(context, p.r.bytes());
   Scratch workspace(context, linear_backward_weight_workspace(p.product));
@@ -35,7 +35,7 @@ void backward(Context& context, const Layer& p) {
                                                           .s = static_cast<Acc*>(s.data())});
     linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.product,
                                                           .dy = g,
-                                                          .x = p.x.as<T>(),
+                                                          .x = x.as<T>(),
                                                           .dw = dw.as<Acc>(),
                                                           .dbias = nullptr,
                                                           .workspace = workspace.data()});
@@ -48,7 +48,7 @@ void backward(Context& context, const Layer& p) {
         queue, RmsNormLinearBackwardInput<T>{.shape = p.norm,
                                              .g = g,
                                              .v = p.v.as<T>(),
-                                             .x = p.x.as<T>(),
+                                             .x = x.as<T>(),
                                              .s = static_cast<const Acc*>(s.data()),
                                              .dx = dx.gradient.as<T>()});
   });

@@ -18,9 +18,19 @@ struct SelectiveScanOperands {
   const Parameter* d;        // [channels]
 };
 
-// -> o = y silu(z), [B, L, channels]. z gets its gradient by parts; u and low must have no later
-// use. dt is projected again in the backward pass rather than kept: its [B, L, channels] come from
-// `rank` numbers a token and direction.
-Tensor selective_scan(Context&, const SelectiveScanOperands&);
+struct SelectiveScanResult {
+  Tensor o;  // y silu(z), [B, L, channels]
+  Tensor y;  // before the gate; empty without a tape
+};
+
+// z gets its gradient by parts; u and low must have no later use. dt is projected again in the
+// backward pass rather than kept: its [B, L, channels] come from `rank` numbers a token and
+// direction.
+SelectiveScanResult selective_scan(Context&, const SelectiveScanOperands&);
+
+// With a tape: o, which nothing reads any more in the forward pass, is dropped, and gated again
+// from y and z where the backward pass comes to its reader (51 MB at the paper's shape, for the
+// time of moving 154 MB).
+void drop_gated(Context&, const SelectiveScanResult&, const Columns& z);
 
 }  // namespace fm

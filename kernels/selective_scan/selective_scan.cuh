@@ -3,9 +3,9 @@
 //
 // Time is counted in the direction's own order ("step"); token = step, or L - 1 - step when the
 // direction runs backwards. Steps are cut into blocks of kBlockSteps; the state at the start of
-// every block is saved as [image][direction][block][channel of the direction][padded state] in T
-// (fp16: magnitudes above 65504 are saved as 65504), except block 0, whose state is zero. Chunks
-// are runs of whole blocks.
+// every kBlocksPerSave-th block is saved as [image][direction][save][channel of the direction]
+// [padded state] in T (fp16: magnitudes above 65504 are saved as 65504), except save 0, whose state
+// is zero. Chunks are runs of whole saves.
 #pragma once
 
 #include <algorithm>
@@ -23,6 +23,8 @@ namespace fm::scan {
 // 7 divides the paper's 196 tokens, and 7 steps of 8 states and decays fit the registers of the
 // backward pass.
 constexpr int kBlockSteps = 7;
+constexpr int kBlocksPerSave = 1;
+constexpr int kSaveSteps = kBlocksPerSave * kBlockSteps;
 constexpr int kTileChannels = 128;  // of a CTA in the forward and the chunk passes
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
@@ -65,9 +67,14 @@ struct Tile {
   static constexpr int steps = kStates == 128 ? kBlockSteps : 2 * kBlockSteps;  // staged at a time
   // 128 registers a thread hold 32 states, 32 decay rates and the rest; 96 do for 16 of each.
   static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 640) / threads;
-  // A lane takes two channels of a row of steps at a time; so many rows a round.
-  static constexpr int pair_lanes = warp_channels / 2;
-  static constexpr int row_lanes = kWarp / pair_lanes;
+  // So many of a thread's decays are polynomials, in the forward and in the chunk pass, which has
+  // fewer multiply-adds of its own (H100, 64 states, inference: none 0.545 ms, one 0.533, two
+  // 0.541; with 8 states a thread, staging leaves no time for any).
+  static constexpr int polynomials = per_thread == 16 ? 1 : 0;
+  static constexpr int chunk_polynomials = per_thread == 16 ? 4 : 0;
+  // In staging a lane takes `piece` channels of a step at a time; so many steps a round.
+  static constexpr int piece = 4;
+  static constexpr int row_lanes = kWarp / (warp_channels / piece);
   static constexpr int rounds = ceil_div(steps, row_lanes);
   static constexpr int padded_steps = rounds * row_lanes;
 };
@@ -81,14 +88,15 @@ struct Part {
   std::int64_t image_direction;  // image * directions + direction
 };
 
-__host__ __device__ inline int chunk_start(int chunk, int chunks, int blocks) {
-  return static_cast<int>(static_cast<std::int64_t>(chunk) * blocks / chunks);
+// The chunk's first block.
+__device__ inline int chunk_start(int chunk, int chunks, int saves) {
+  return static_cast<int>(static_cast<std::int64_t>(chunk) * saves / chunks) * kBlocksPerSave;
 }
 
 __device__ __forceinline__ Part part_of(const ScanShape& s, int chunks, int block_channels) {
   const int per_direction = s.channels / s.directions;
   const int channel_blocks = ceil_div(per_direction, block_channels);
-  const int blocks = ceil_div(s.length, kBlockSteps);
+  const int saves = ceil_div(s.length, kSaveSteps);
   Part part;
   unsigned index = blockIdx.x;
   part.first = static_cast<int>(index % channel_blocks) * block_channels;
@@ -98,8 +106,8 @@ __device__ __forceinline__ Part part_of(const ScanShape& s, int chunks, int bloc
   part.image = static_cast<int>(index % s.batch);
   part.chunk = static_cast<int>(index / s.batch);
   part.channels = min(block_channels, per_direction - part.first);
-  part.first_block = chunk_start(part.chunk, chunks, blocks);
-  part.end_block = chunk_start(part.chunk + 1, chunks, blocks);
+  part.first_block = chunk_start(part.chunk, chunks, saves);
+  part.end_block = min(chunk_start(part.chunk + 1, chunks, saves), ceil_div(s.length, kBlockSteps));
   part.image_direction = static_cast<std::int64_t>(part.image) * s.directions + part.direction;
   return part;
 }
@@ -137,6 +145,23 @@ __device__ __forceinline__ float softplus(float x) {
 // A log2(e), the rate at which a channel's state decays as a power of two.
 __device__ __forceinline__ float decay_rate(float a_log) {
   return -expf(a_log) * kLog2e;
+}
+
+// 2^-(delta rate) by multiply-adds alone, for scaled_rate = rate / kLeastExponent: the exponent is
+// split into an integer, which goes to the result's exponent, and f in [-1/2, 1/2], of which 2^f is
+// a minimax polynomial with p(0) = 1, within 1e-4 (the argument reduction of Cody and Waite 1980;
+// sharing out exponentials so is FlashAttention-4's). Splitting at the nearest integer leaves small
+// exponents as they are: 1 - 2^-x keeps its relative accuracy, and slow states live as long as they
+// should. Decays below 2^-125 become that, by the saturating product; it turns NaN into 0, but
+// delta u brings NaN to the state all the same.
+constexpr float kLeastExponent = 125.0f;
+__device__ __forceinline__ float exp2_polynomial(float delta, float scaled_rate) {
+  constexpr float magic = 12582912.0f;  // 1.5 2^23: the integer stands in the sum's low bits
+  const float s = __saturatef(delta * scaled_rate);
+  const float sum = fmaf(s, -kLeastExponent, magic);
+  const float f = fmaf(s, -kLeastExponent, magic - sum);
+  const float p = fmaf(fmaf(fmaf(0.055420616f, f, 0.242025343f), f, 0.693188551f), f, 1.0f);
+  return __int_as_float(__float_as_int(p) + (__float_as_int(sum) << 23));
 }
 
 // threadIdx.x, read anew: what staging derives from it must not stay in registers during a main

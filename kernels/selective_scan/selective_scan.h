@@ -64,8 +64,8 @@ struct ScanBackward {
   const T* y;
   const void* states;
   const T* d_o;        // [B, L, channels], dense
-  T* du;               // [B, L, channels], dense; all outputs are overwritten
-  T* ddt;              // [B, L, channels], dense
+  T* du;               // [B, L, channels], dense; all outputs are overwritten; may be d_o
+  T* ddt;              // [B, L, channels], dense; may be in.dt, where that is dense
   T* dz;               // rows z_stride apart, as z
   T* db;               // rows and directions as b
   T* dc;               // rows and directions as c
@@ -73,6 +73,17 @@ struct ScanBackward {
   acc_t<T>* dd;        // [channels]
   acc_t<T>* ddt_bias;  // [channels]
   void* workspace;     // scan_backward_workspace<T>(queue, shape) bytes
+};
+
+// o = y silu(z) alone: o where it was not kept, from y as it was stored.
+template <class T>
+struct ScanGate {
+  std::int64_t rows;
+  int channels;
+  const T* y;  // [rows, channels]
+  const T* z;  // rows z_stride elements apart
+  std::int64_t z_stride;
+  T* o;  // [rows, channels]
 };
 
 // The chunks a shape with chunks == 0 runs with on this queue: 1 is the recurrent path.
@@ -96,6 +107,10 @@ template <class T>
 void scan_forward(CpuQueue&, const ScanForward<T>&);
 template <class T>
 void scan_forward(CudaQueue&, const ScanForward<T>&);
+template <class T>
+void scan_gate(CpuQueue&, const ScanGate<T>&);
+template <class T>
+void scan_gate(CudaQueue&, const ScanGate<T>&);
 template <class T>
 void scan_backward(CpuQueue&, const ScanBackward<T>&);
 template <class T>

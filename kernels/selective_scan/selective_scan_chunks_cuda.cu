@@ -10,7 +10,7 @@ namespace fm {
 namespace scan {
 namespace {
 
-constexpr int kMinChunkBlocks = 4;  // 28 steps: below that the second scan is not worth it
+constexpr int kMinChunkSteps = 28;  // below that the second scan is not worth it
 constexpr int kCarryThreads = 128;
 
 template <class T>
@@ -44,26 +44,28 @@ template <bool kBackward, class T, int kStates>
 __device__ __forceinline__ void widen_rows(typename LocalShared<kBackward, T, kStates>::Warp& mine,
                                            int buffer) {
   using Cut = Tile<kStates>;
-  const Pairs<kStates> own;
+  const Pieces<kStates> own;
   const auto& raw = mine.rows.raw[buffer];
-  float bias[2];
+  float bias[Cut::piece];
   load_wide(bias, &mine.bias[own.channel]);
 #pragma unroll
   for (int i = 0; i < Cut::rounds; ++i) {
     const int t = own.step + i * Cut::row_lanes;
-    float dt[2], input[2], delta[2], term[2];
+    float dt[Cut::piece], input[Cut::piece], delta[Cut::piece], term[Cut::piece];
     load_wide(dt, &raw[kDt][t][own.channel]);
     load_wide(input, &raw[kInput][t][own.channel]);
-    [[maybe_unused]] float d_o[2];
+    [[maybe_unused]] float d_o[Cut::piece];
     if constexpr (kBackward) load_wide(d_o, &raw[kOther][t][own.channel]);
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < Cut::piece; ++k) {
       delta[k] = softplus(dt[k] + bias[k]);
       if constexpr (kBackward) term[k] = d_o[k] * input[k] * sigmoid_approx(input[k]);
       else term[k] = delta[k] * input[k];
     }
-    *reinterpret_cast<float4*>(&mine.delta[t][own.channel]) = {delta[0], term[0], delta[1],
-                                                               term[1]};
+#pragma unroll
+    for (int k = 0; k < Cut::piece; k += 2)
+      *reinterpret_cast<float4*>(&mine.delta[t][own.channel + k]) = {delta[k], term[k],
+                                                                     delta[k + 1], term[k + 1]};
   }
 }
 
@@ -101,8 +103,9 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp)
     mine.bias[c] = args.dt_bias[own.channel + c];
   float h[2][Cut::per_thread] = {}, rate[2][Cut::per_thread], delta_sum[2] = {0, 0};
-  load_rates<kStates>(rate, args.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat,
-                      own.count, s.state);
+  load_rates<T, kStates, Cut::chunk_polynomials>(
+      rate, args.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat, own.count,
+      s.state);
 
   for (int group = 0, buffer = 0; group < groups; ++group, buffer ^= 1) {
     const int count = min(Cut::steps, end_step - step_of(group));
@@ -131,7 +134,8 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
             float& state = h[k][j + e];
-            const float decay = exp2_approx(delta[k].x * rate[k][j + e]);
+            const float decay =
+                decay_of<T, Cut::chunk_polynomials>(j + e, delta[k].x, rate[k][j + e]);
             if constexpr (kBackward) state = decay * fmaf(delta[k].y, m[e], state);
             else state = fmaf(decay, state, delta[k].y * m[e]);
           }
@@ -258,19 +262,19 @@ template void carry_chunks(CudaQueue&, const ScanShape&, const ScanInputs<bf16>&
 // side.
 int scan_chunks(const CudaQueue& queue, const ScanShape& s) {
   scan::check_shape(s);
-  const int blocks = ceil_div(s.length, scan::kBlockSteps);
-  if (s.chunks > 0) return std::min(s.chunks, blocks);
+  const int saves = ceil_div(s.length, scan::kSaveSteps);
+  if (s.chunks > 0) return std::min(s.chunks, saves);
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
                             ceil_div(s.channels / s.directions, scan::kTileChannels);
   const std::int64_t filling = 2 * queue.limits.multiprocessors / ctas;
-  const auto chunks = std::min<std::int64_t>(filling, blocks / scan::kMinChunkBlocks);
+  const auto chunks = std::min<std::int64_t>(filling, s.length / scan::kMinChunkSteps);
   return chunks >= 3 ? static_cast<int>(chunks) : 1;
 }
 
 template <class T>
 std::size_t scan_states_bytes(const CudaQueue&, const ScanShape& s) {
   scan::check_shape(s);
-  return static_cast<std::size_t>(s.batch) * ceil_div(s.length, scan::kBlockSteps) * s.channels *
+  return static_cast<std::size_t>(s.batch) * ceil_div(s.length, scan::kSaveSteps) * s.channels *
          scan::padded_state(s.state) * sizeof(T);
 }
 

@@ -12,7 +12,8 @@ namespace fm {
 namespace scan_cpu {
 namespace {
 
-constexpr double kThreshold = 20;  // softplus(x) is x above
+constexpr double kThreshold = 20;       // softplus(x) is x above
+constexpr std::int64_t kGateRows = 16;  // at a time
 
 template <class T>
 T softplus(T x) {
@@ -283,6 +284,17 @@ void scan_backward(CpuQueue& queue, const ScanBackward<T>& p) {
   else scan_cpu::reference_backward(queue, p, chunks);
 }
 
+template <class T>
+void scan_gate(CpuQueue& queue, const ScanGate<T>& p) {
+  parallel_for(queue, p.rows, scan_cpu::kGateRows, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row)
+      for (int c = 0; c < p.channels; ++c) {
+        const T z = p.z[row * p.z_stride + c];
+        p.o[row * p.channels + c] = p.y[row * p.channels + c] * z / (1 + std::exp(-z));
+      }
+  });
+}
+
 template std::size_t scan_states_bytes<float>(const CpuQueue&, const ScanShape&);
 template std::size_t scan_states_bytes<double>(const CpuQueue&, const ScanShape&);
 template std::size_t scan_forward_workspace<float>(const CpuQueue&, const ScanShape&);
@@ -293,5 +305,7 @@ template void scan_forward(CpuQueue&, const ScanForward<float>&);
 template void scan_forward(CpuQueue&, const ScanForward<double>&);
 template void scan_backward(CpuQueue&, const ScanBackward<float>&);
 template void scan_backward(CpuQueue&, const ScanBackward<double>&);
+template void scan_gate(CpuQueue&, const ScanGate<float>&);
+template void scan_gate(CpuQueue&, const ScanGate<double>&);
 
 }  // namespace fm

@@ -2,8 +2,9 @@
 //
 // Per group of steps a warp turns its rows of u and dt into delta and delta u, walks the steps with
 // 2 channels and 8 or 16 states a thread, and gates and stores its rows of y; the next group is on
-// its way. An element costs one ex2 and four multiply-adds and the special-function unit takes one
-// warp in 8 cycles, so it is the bound (on an H100, 9 cycles an element with nothing else to do).
+// its way. An element costs one exponential and four multiply-adds, and the special-function unit
+// takes one warp in 8 cycles; so some of the exponentials are polynomials (Tile::polynomials),
+// until the issue of instructions is as much of a bound.
 #include "kernels/selective_scan/selective_scan_forward.cuh"
 #include "kernels/selective_scan/selective_scan_stage.cuh"
 
@@ -29,18 +30,21 @@ template <class T, int kStates>
 __device__ __forceinline__ void widen_rows(typename ForwardShared<T, kStates>::Warp& mine,
                                            int buffer) {
   using Cut = Tile<kStates>;
-  const Pairs<kStates> own;
-  float bias[2];
+  const Pieces<kStates> own;
+  float bias[Cut::piece];
   load_wide(bias, &mine.bias[own.channel]);
 #pragma unroll
   for (int i = 0; i < Cut::rounds; ++i) {
     const int t = own.step + i * Cut::row_lanes;
-    float u[2], dt[2];
+    float u[Cut::piece], dt[Cut::piece];
     load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
     load_wide(dt, &mine.rows.raw[buffer][kDt][t][own.channel]);
-    const float delta[2] = {softplus(dt[0] + bias[0]), softplus(dt[1] + bias[1])};
-    *reinterpret_cast<float4*>(&mine.delta[t][own.channel]) = {delta[0], delta[0] * u[0], delta[1],
-                                                               delta[1] * u[1]};
+#pragma unroll
+    for (int k = 0; k < Cut::piece; ++k) dt[k] = softplus(dt[k] + bias[k]);
+#pragma unroll
+    for (int k = 0; k < Cut::piece; k += 2)
+      *reinterpret_cast<float4*>(&mine.delta[t][own.channel + k]) = {dt[k], dt[k] * u[k], dt[k + 1],
+                                                                     dt[k + 1] * u[k + 1]};
   }
 }
 
@@ -51,22 +55,22 @@ __device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
                                            int buffer, int row, int way, int count,
                                            const WarpChannels& channels) {
   using Cut = Tile<kStates>;
-  const Pairs<kStates> own;
+  const Pieces<kStates> own;
   const int channel_count = args.p.shape.channels;
   const std::int64_t first = static_cast<std::int64_t>(row + way * own.step) * channel_count +
                              channels.channel + own.channel;
   const int stride = way * Cut::row_lanes * channel_count;
-  float skip[2];
+  float skip[Cut::piece];
   load_wide(skip, &mine.skip[own.channel]);
 #pragma unroll
   for (int i = 0; i < Cut::rounds; ++i) {
     const int t = own.step + i * Cut::row_lanes;
-    float y[2], o[2], u[2], z[2];
+    float y[Cut::piece], o[Cut::piece], u[Cut::piece], z[Cut::piece];
     load_wide(y, &mine.y[t + 1][own.channel]);
     load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
     load_wide(z, &mine.rows.raw[buffer][kZ][t][own.channel]);
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
+    for (int k = 0; k < Cut::piece; ++k) {
       y[k] = fmaf(skip[k], u[k], y[k]);
       o[k] = y[k] * z[k] * sigmoid_approx(z[k]);
     }
@@ -77,7 +81,7 @@ __device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
       if (real && args.p.y) store_narrow(args.p.y + at, y);
     } else {
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
+      for (int k = 0; k < Cut::piece; ++k) {
         if (!real || own.channel + k >= channels.count) continue;
         args.p.o[at + k] = narrow<T>(o[k]);
         if (args.p.y) args.p.y[at + k] = narrow<T>(y[k]);
@@ -130,8 +134,9 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     mine.skip[c] = args.p.in.d[own.channel + c];
   }
   float h[2][Cut::per_thread], rate[2][Cut::per_thread];
-  load_rates<kStates>(rate, args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state,
-                      seat, own.count, s.state);
+  load_rates<T, kStates, Cut::polynomials>(
+      rate, args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat, own.count,
+      s.state);
   const std::int64_t start_row =
       (part.image_direction * args.chunks + part.chunk) * per_direction + own.first;
 #pragma unroll
@@ -143,7 +148,8 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
                     : 0.0f;
   T* saved = static_cast<T*>(args.p.states);
   if (saved)
-    saved += ((part.image_direction * ceil_div(s.length, kBlockSteps) + part.first_block) *
+    saved += ((part.image_direction * ceil_div(s.length, kSaveSteps) +
+               part.first_block / kBlocksPerSave) *
                   per_direction +
               own.first + seat.channel[0]) *
                  kStates +
@@ -161,6 +167,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     const int next = min(Cut::steps, end_step - step - count);
     if (next > 0) fetch(buffer ^ 1, step + count, next);
 
+    constexpr int run = kSaveSteps < Cut::steps ? kSaveSteps : Cut::steps;
     const float2* delta_at = mine.delta[0];
     const float* matrix_at = shared.matrices.at[buffer][0][0] + seat.lane * Cut::run;
     float* y_at = mine.y[0] + seat.channel[0];
@@ -178,18 +185,19 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
       }
       y_at += Cut::warp_channels;
     };
-    int left = count;
 #pragma unroll 1
-    for (bool save = saved && step > 0; left > 0; save = saved, left -= kBlockSteps) {
-      if (save) {
+    for (int begin = 0; begin < count; begin += run) {
+      if (saved && (run == kSaveSteps || step % kSaveSteps == 0)) {
+        if (step + begin > 0) {
 #pragma unroll
-        for (int k = 0; k < 2; ++k)
-          if (seat.channel[k] < own.count)
-            save_states<T, kStates>(saved + (seat.channel[k] - seat.channel[0]) * kStates, h[k]);
+          for (int k = 0; k < 2; ++k)
+            if (seat.channel[k] < own.count)
+              save_states<T, kStates>(saved + (seat.channel[k] - seat.channel[0]) * kStates, h[k]);
+        }
+        saved += static_cast<std::int64_t>(per_direction) * kStates;
       }
-      if (saved) saved += static_cast<std::int64_t>(per_direction) * kStates;
 #pragma unroll 1
-      for (int t = min(left, kBlockSteps); t > 0; --t) {
+      for (int t = min(count - begin, run); t > 0; --t) {
         const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
         sum_lanes();
         y[0] = y[1] = 0;
@@ -204,7 +212,8 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
               float& state = h[k][j + e];
-              state = fmaf(exp2_approx(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
+              state = fmaf(decay_of<T, Cut::polynomials>(j + e, delta[k].x, rate[k][j + e]), state,
+                           delta[k].y * b[e]);
               y[k] = fmaf(c[e], state, y[k]);
             }
         }
@@ -228,15 +237,17 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
 
 namespace {
 
-// One narrow pass, where the wide tile would fill an eighth of the machine: for 512 channels and 64
-// states up to batch 4. From 400 steps on, chunks of wide tiles make up for their second pass
-// (H100, 19 us against 35 at 196 steps of one image, equal near 450).
+// One narrow pass, where the wide tile would fill at most a quarter of the machine: for 512
+// channels and 64 states up to batch 8 (H100, 196 steps: 49 us against 78, and at batch 16 94
+// against 78). Where chunks of wide tiles fill it, only as long as the narrow pass is short: for
+// one image up to 900 steps (15 us at 196, 41 against 49 at 512, equal near 1024).
 bool is_narrow(const CudaQueue& queue, const ScanShape& s) {
-  constexpr int kLongest = 400;
-  if (s.chunks > 1 || (s.length > kLongest && scan_chunks(queue, s) > 1)) return false;
+  if (s.chunks > 1) return false;
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
                             ceil_div(s.channels / s.directions, scan::kTileChannels);
-  return ctas * 8 <= queue.limits.multiprocessors;
+  if (ctas * 4 > queue.limits.multiprocessors) return false;
+  constexpr std::int64_t kShort = 300, kLongest = 3600;
+  return scan_chunks(queue, s) == 1 || s.length <= std::max(kShort, kLongest / ctas);
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // Forward for small batches: a lane owns 2 states of one channel, so that a warp carries the 64
-// states of one channel and 512 channels of one image fill an H100's 528 schedulers.
+// states of one channel and the 512 channels of one image fill an H100's 528 schedulers.
 //
-// The recurrence itself is one multiply-add a step; everything else of 7 steps runs ahead of it. A
-// warp's steps of y are summed over lanes through shared memory once a group of steps, a lane a
-// step. Against the wide tile: twice the shared memory traffic an element, which bounds it, but no
-// second scan, which is what chunks cost.
+// A scheduler then has one warp and nothing hides a latency but the warp's own independent work.
+// The recurrence is one multiply-add a step, the rest of a step runs ahead of it; and the body of a
+// group of steps is one basic block that also turns the next group's dt and u into delta and
+// delta u and finishes the previous group's y: sums over lanes through shared memory, a lane a
+// step.
 #include "kernels/selective_scan/selective_scan_forward.cuh"
 
 namespace fm::scan {
@@ -26,20 +27,28 @@ struct NarrowTile {
 template <class T, int kStates>
 struct alignas(16) NarrowShared {
   using Cut = NarrowTile<kStates>;
-  static constexpr int row = kWarp + 4;  // 16-byte pieces of 8 neighbouring rows: 8 banks groups
+  static constexpr int row = kWarp + 4;  // 16-byte pieces of 8 neighbouring rows: 8 bank groups
   T matrices[2][Cut::steps][2][kStates];
   struct Warp {
-    float y[Cut::steps][row];
-    float2 delta[Cut::steps][Cut::warp_channels];  // delta, delta u
+    float y[2][Cut::steps][row];
+    float2 delta[2][Cut::steps][Cut::warp_channels];  // delta, delta u
   } warps[Cut::warps];
 };
 
+// What a lane needs of a block of steps.
+template <class T, int kCount>
+struct Block {
+  float2 delta[kBlockSteps];
+  Vec<T, kCount> b[kBlockSteps], c[kBlockSteps];
+};
+
 template <class T, int kStates>
-__global__ void __launch_bounds__(NarrowTile<kStates>::threads)
+__global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
     narrow_kernel(const ForwardArgs<T> args) {
   using Cut = NarrowTile<kStates>;
   constexpr int own_states = Cut::per_thread, item_steps = kWarp / Cut::warp_channels;
-  __shared__ NarrowShared<T, kStates> shared;
+  extern __shared__ __align__(16) unsigned char memory[];
+  auto& shared = *reinterpret_cast<NarrowShared<T, kStates>*>(memory);
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions;
   const Part part = part_of(s, 1, Cut::channels);
@@ -57,7 +66,11 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads)
 
   const auto fetch_matrices = [&](int buffer, int step) {
     constexpr int piece = 16 / sizeof(T), pieces = kStates / piece;
-    for (int i = threadIdx.x; i < Cut::steps * 2 * pieces; i += Cut::threads) {
+    constexpr int all = Cut::steps * 2 * pieces;
+#pragma unroll
+    for (int round = 0; round < ceil_div(all, Cut::threads); ++round) {
+      const int i = round * Cut::threads + threadIdx.x;
+      if (i >= all) continue;
       const int t = i / (2 * pieces), m = i / pieces % 2, n = i % pieces * piece;
       T* to = &shared.matrices[buffer][t][m][n];
       // Steps beyond the last have a delta of zero: with a B of zero they leave the state alone.
@@ -68,27 +81,33 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads)
       if (args.wide_states && count > 0) {
         copy_async<16>(to, from);
       } else {
+#pragma unroll 1
         for (int e = 0; e < piece; ++e) to[e] = e < count ? from[e] : narrow<T>(0.0f);
       }
     }
   };
-  struct Item {
-    float u, dt, z;
+  // Three groups on their way: the next one's rows, this one's, and the previous one's.
+  struct Items {
+    T u[Cut::items], dt[Cut::items], z[Cut::items];
   };
-  Item next[Cut::items];
-  const auto fetch_items = [&](int step) {
+  const auto is_item = [&](int i, int step) {
+    const int t = lane / Cut::warp_channels + i * item_steps;
+    return t < Cut::steps && step + t < s.length && step + t >= 0 && item_real;
+  };
+  const auto fetch_items = [&](Items& to, int step) {
 #pragma unroll
     for (int i = 0; i < Cut::items; ++i) {
-      const int t = lane / Cut::warp_channels + i * item_steps;
-      if (t >= Cut::steps || step + t >= s.length || !item_real) continue;
-      const int row = first_row + way * (step + t);
-      next[i] = {widen(*args.rows[kU].at(row, base + item_channel)),
-                 widen(*args.rows[kDt].at(row, base + item_channel)),
-                 widen(*args.rows[kZ].at(row, base + item_channel))};
+      if (!is_item(i, step)) continue;
+      const int row = first_row + way * (step + lane / Cut::warp_channels + i * item_steps);
+      to.u[i] = *args.rows[kU].at(row, base + item_channel);
+      to.dt[i] = *args.rows[kDt].at(row, base + item_channel);
+      to.z[i] = *args.rows[kZ].at(row, base + item_channel);
     }
   };
+  Items previous = {}, now = {}, next = {};
   fetch_matrices(0, 0);
-  fetch_items(0);
+  fetch_items(now, 0);
+  fetch_items(next, Cut::steps);
 
   const int state = lane % Cut::lanes * own_states;
   float h[own_states] = {}, rate[own_states];
@@ -103,73 +122,96 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads)
   const float skip = item_real ? args.p.in.d[base + item_channel] : 0.0f;
   T* saved = static_cast<T*>(args.p.states);
   if (saved)
-    saved += (part.image_direction * ceil_div(s.length, kBlockSteps) * per_direction + channel) *
+    saved += (part.image_direction * ceil_div(s.length, kSaveSteps) * per_direction + channel) *
                  kStates +
              state;
 
-  for (int step = 0, buffer = 0; step < s.length; step += Cut::steps, buffer ^= 1) {
-    Item now[Cut::items];
+  const auto widen_items = [&](const Items& items, int buffer, int step) {
 #pragma unroll
     for (int i = 0; i < Cut::items; ++i) {
       const int t = lane / Cut::warp_channels + i * item_steps;
-      now[i] = next[i];
-      if (t >= Cut::steps) continue;
-      float2 delta = {};
-      if (step + t < s.length && item_real) {
-        delta.x = softplus(now[i].dt + bias);
-        delta.y = delta.x * now[i].u;
-      }
-      mine.delta[t][lane % Cut::warp_channels] = delta;
+      const float delta = softplus(widen(items.dt[i]) + bias);
+      const bool inside = is_item(i, step);
+      if (t < Cut::steps)
+        mine.delta[buffer][t][lane % Cut::warp_channels] = {
+            inside ? delta : 0.0f, inside ? delta * widen(items.u[i]) : 0.0f};
     }
-    copies_arrived();
-    __syncthreads();  // B and C of this group; and all warps have left the other buffer
-    if (step + Cut::steps < s.length) {
-      fetch_matrices(buffer ^ 1, step + Cut::steps);
-      fetch_items(step + Cut::steps);
-    }
-
-#pragma unroll 1
-    for (int block = 0; block < Cut::steps && step + block < s.length; block += kBlockSteps) {
-      if (saved) {
-        if (real && step + block > 0) save_state(saved, h);
-        saved += static_cast<std::int64_t>(per_direction) * kStates;
-      }
-#pragma unroll
-      for (int t = block; t < block + kBlockSteps; ++t) {
-        const float2 delta = mine.delta[t][lane / Cut::lanes];
-        float b[own_states], c[own_states], y = 0;
-        load_wide(b, &shared.matrices[buffer][t][0][state]);
-        load_wide(c, &shared.matrices[buffer][t][1][state]);
-#pragma unroll
-        for (int i = 0; i < own_states; ++i) {
-          h[i] = fmaf(exp2_approx(delta.x * rate[i]), h[i], delta.y * b[i]);
-          y = fmaf(c[i], h[i], y);
-        }
-        mine.y[t][lane] = y;
-      }
-    }
-    __syncwarp();
-
+  };
+  const auto finish_items = [&](const Items& items, int buffer, int step) {
 #pragma unroll
     for (int i = 0; i < Cut::items; ++i) {
       const int t = lane / Cut::warp_channels + i * item_steps;
-      if (t >= Cut::steps || step + t >= s.length || !item_real) continue;
       float sum[4] = {};
 #pragma unroll
       for (int j = 0; j < Cut::lanes; j += 4) {
         float four[4];
-        load_wide(four, &mine.y[t][lane % Cut::warp_channels * Cut::lanes + j]);
+        load_wide(
+            four,
+            &mine.y[buffer][min(t, Cut::steps - 1)][lane % Cut::warp_channels * Cut::lanes + j]);
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[e] += four[e];
       }
-      const float y = fmaf(skip, now[i].u, (sum[0] + sum[1]) + (sum[2] + sum[3]));
+      const float z = widen(items.z[i]);
+      const float y = fmaf(skip, widen(items.u[i]), (sum[0] + sum[1]) + (sum[2] + sum[3]));
+      const float o = y * z * sigmoid_approx(z);
       const std::int64_t at = static_cast<std::int64_t>(first_row + way * (step + t)) * s.channels +
                               base + item_channel;
-      args.p.o[at] = narrow<T>(y * now[i].z * sigmoid_approx(now[i].z));
-      if (args.p.y) args.p.y[at] = narrow<T>(y);
+      const bool inside = is_item(i, step);
+      if (inside) args.p.o[at] = narrow<T>(o);
+      if (inside && args.p.y) args.p.y[at] = narrow<T>(y);
     }
-    __syncwarp();
+  };
+
+  widen_items(now, 0, 0);
+  int step = 0, buffer = 0;
+#pragma unroll 1
+  for (; step < s.length; step += Cut::steps, buffer ^= 1) {
+    copies_arrived();
+    __syncthreads();  // B and C of this group; and all warps have left the other buffer
+    fetch_matrices(buffer ^ 1, step + Cut::steps);
+    finish_items(previous, buffer ^ 1, step - Cut::steps);
+    widen_items(next, buffer ^ 1, step + Cut::steps);
+    previous = now;
+    now = next;
+    fetch_items(next, step + 2 * Cut::steps);
+
+    Block<T, own_states> block;
+    const auto load_block = [&](int first_step) {
+#pragma unroll
+      for (int t = 0; t < kBlockSteps; ++t) {
+        block.delta[t] = mine.delta[buffer][first_step + t][lane / Cut::lanes];
+        block.b[t] = *reinterpret_cast<const Vec<T, own_states>*>(
+            &shared.matrices[buffer][first_step + t][0][state]);
+        block.c[t] = *reinterpret_cast<const Vec<T, own_states>*>(
+            &shared.matrices[buffer][first_step + t][1][state]);
+      }
+    };
+    load_block(0);
+#pragma unroll
+    for (int begin = 0; begin < Cut::steps; begin += kBlockSteps) {
+      if (saved && (step + begin) % kSaveSteps == 0) {
+        if (real && step + begin > 0 && step + begin < s.length) save_state(saved, h);
+        saved += static_cast<std::int64_t>(per_direction) * kStates;
+      }
+      float y[kBlockSteps];
+#pragma unroll
+      for (int t = 0; t < kBlockSteps; ++t) {
+        y[t] = 0;
+#pragma unroll
+        for (int i = 0; i < own_states; ++i) {
+          h[i] = fmaf(exp2_approx(block.delta[t].x * rate[i]), h[i],
+                      block.delta[t].y * widen(block.b[t].at[i]));
+          y[t] = fmaf(widen(block.c[t].at[i]), h[i], y[t]);
+        }
+      }
+      // The next loads before these stores: the compiler must not exchange them.
+      if (begin + kBlockSteps < Cut::steps) load_block(begin + kBlockSteps);
+#pragma unroll
+      for (int t = 0; t < kBlockSteps; ++t) mine.y[buffer][begin + t][lane] = y[t];
+    }
   }
+  __syncwarp();
+  finish_items(previous, buffer ^ 1, step - Cut::steps);
 }
 
 }  // namespace
@@ -183,7 +225,7 @@ void forward_narrow(CudaQueue& queue, const ForwardArgs<T>& args) {
                               ceil_div(s.channels / s.directions, Cut::channels);
     FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);
     launch(queue, "scan_forward", narrow_kernel<T, kStates>, dim3(static_cast<unsigned>(ctas)),
-           Cut::threads, 0, args);
+           Cut::threads, sizeof(NarrowShared<T, kStates>), args);
   });
 }
 

@@ -94,15 +94,15 @@ struct ChannelStage {
   }
 };
 
-// The lane's pairs of channels: `channel` and the next one of steps `step` + i row_lanes,
-// i < rounds.
+// The lane's pieces: the channels from `channel` of steps `step` + i row_lanes, i < rounds.
 template <int kStates>
-struct Pairs {
+struct Pieces {
   int step, channel;
-  __device__ __forceinline__ Pairs() {
+  __device__ __forceinline__ Pieces() {
+    using Cut = Tile<kStates>;
     const int lane = thread_index() % kWarp;
-    step = lane / Tile<kStates>::pair_lanes;
-    channel = lane % Tile<kStates>::pair_lanes * 2;
+    step = lane / (Cut::warp_channels / Cut::piece);
+    channel = lane % (Cut::warp_channels / Cut::piece) * Cut::piece;
   }
 };
 
@@ -140,9 +140,21 @@ struct Seat {
   }
 };
 
-// Decay rates of the thread's channels and states, zero beyond the shape; `a_log` at the warp's
-// first channel.
-template <int kStates>
+// Whether the decay of a thread's state i is one of kCount polynomials. float has no error to spare
+// for them.
+template <class T, int kCount>
+__host__ __device__ constexpr bool by_polynomial(int i) {
+  return sizeof(T) == 2 && i % 4 == 3 && i / 4 < kCount;
+}
+
+template <class T, int kCount>
+__device__ __forceinline__ float decay_of(int i, float delta, float rate) {
+  return by_polynomial<T, kCount>(i) ? exp2_polynomial(delta, rate) : exp2_approx(delta * rate);
+}
+
+// Rates for decay_of of the thread's channels and states, zero beyond the shape; `a_log` at the
+// warp's first channel.
+template <class T, int kStates, int kCount>
 __device__ __forceinline__ void load_rates(float (&rate)[2][Tile<kStates>::per_thread],
                                            const float* a_log, const Seat<kStates>& seat,
                                            int channels, int state) {
@@ -154,6 +166,7 @@ __device__ __forceinline__ void load_rates(float (&rate)[2][Tile<kStates>::per_t
       rate[k][i] = seat.channel[k] < channels && n < state
                        ? decay_rate(a_log[static_cast<std::int64_t>(seat.channel[k]) * state + n])
                        : 0.0f;
+      if (by_polynomial<T, kCount>(i)) rate[k][i] *= -1.0f / kLeastExponent;
     }
 }
 

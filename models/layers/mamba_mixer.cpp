@@ -69,22 +69,27 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
                      all = groups * channels;
   // Rows of in_proj: x of every direction, then z of every direction. Both are used in place.
   const Tensor xz = in_proj(context, x);
-  const Tensor u = causal_conv1d(context, Columns(xz, 0, all), *conv_weight, *conv_bias, groups);
+  const Columns conv_x(xz, 0, all);
+  const Tensor u = causal_conv1d(context, conv_x, *conv_weight, *conv_bias, groups);
   // dt (rank), B (n) and C (n) of each direction, side by side.
   Tensor low = grouped_linear(context, u.view({tokens, groups, channels}), 0, *x_proj);
   if (dt_norm) low = rmsnorm(context, low, {dt_norm, b_norm, c_norm});
-  const Tensor o = selective_scan(context, {.u = u,
-                                            .z = Columns(xz, all, all),
-                                            .low = low,
-                                            .rank = rank,
-                                            .state = state,
-                                            .directions = groups,
-                                            .dt_proj = dt_proj,
-                                            .dt_bias = dt_bias,
-                                            .a_log = a_log,
-                                            .d = d});
-  return out_norm ? rmsnorm_linear(context, o, *out_norm, *out_proj)
-                  : linear(context, o, *out_proj, nullptr);
+  const Columns z(xz, all, all);
+  const SelectiveScanResult scan = selective_scan(context, {.u = u,
+                                                            .z = z,
+                                                            .low = low,
+                                                            .rank = rank,
+                                                            .state = state,
+                                                            .directions = groups,
+                                                            .dt_proj = dt_proj,
+                                                            .dt_bias = dt_bias,
+                                                            .a_log = a_log,
+                                                            .d = d});
+  drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
+  const Tensor y = out_norm ? rmsnorm_linear(context, scan.o, *out_norm, *out_proj)
+                            : linear(context, scan.o, *out_proj, nullptr);
+  drop_gated(context, scan, z);
+  return y;
 }
 
 }  // namespace

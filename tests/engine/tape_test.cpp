@@ -165,6 +165,44 @@ TEST_SUITE("cpu") {
     CHECK(is_empty(r.context.arena));
   }
 
+  TEST_CASE("tape: what was dropped stands elsewhere when it is read again, and goes once") {
+    Recorder r;
+    const Tensor x = r.of({2, 3}, Values(6, 0));
+    Tensor again, other;
+    r.tape.record({"maker", x, {}, [&] {
+                     CHECK(r.tape.gradient(x).shape == x.shape);
+                     CHECK(r.tape.value(x).data == nullptr);
+                   }});
+    r.tape.record({"last reader", {}, {}, [&] {
+                     CHECK(read(r.context.queue, r.tape.value(x)) == Values(6, 4));
+                     r.tape.release(x);
+                     const Tensor free = r.context.make(x.shape);
+                     CHECK(free.data == again.data);
+                     r.context.arena.give_back(free.data);
+                   }});
+    r.tape.record({"reader", {}, {}, [&] {
+                     const Tensor now = r.tape.value(x.view({3, 2}));
+                     CHECK(now.data == again.data);
+                     CHECK(now.shape == Shape{3, 2});
+                     r.set(r.tape.target(x), 1);
+                   }});
+    r.tape.drop(x, [&](const Tensor& to) {
+      again = to;
+      write(r.context.queue, to, Values(6, 4));
+    });
+    r.tape.record({"taker", {}, {}, [&] { other = r.context.make(x.shape); }});
+    const Tensor later = r.of({2, 3}, Values(6, 9));
+    CHECK(later.data == x.data);
+    r.tape.record({"later", later, {}, [&] {
+                     CHECK(read(r.context.queue, r.tape.value(later)) == Values(6, 9));
+                   }});
+    r.tape.backward();
+    CHECK(other.data == x.data);
+    CHECK(again.data != x.data);
+    r.context.arena.give_back(other.data);
+    CHECK(is_empty(r.context.arena));
+  }
+
   TEST_CASE("tape: a value with three readers gets the sum of their gradients") {
     Recorder r;
     ParamStore params;

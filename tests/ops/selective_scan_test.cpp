@@ -14,7 +14,8 @@ struct Problem {
   ScanShape shape;
   int rank;
   Values u, dt, z, bc, a_log, d, dt_bias, d_o;
-  bool training = true;  // false: neither y nor states, no backward
+  bool training = true;   // false: neither y nor states, no backward
+  bool in_place = false;  // du in the place of d_o, ddt in that of dt
 
   explicit Problem(const ScanCase& test)
       : shape(test.shape),
@@ -102,13 +103,14 @@ Solved solve(Q& queue, const Problem& p) {
   Array<A, Q> da_log(queue, std::int64_t{1} * s.channels * n), dd(queue, s.channels);
   Array<A, Q> ddt_bias(queue, s.channels);
   scan_forward(queue, ScanForward<T>{s, in, o, y, states.data(), forward_space.data()});
+  T *const du_at = p.in_place ? d_o : du, *const ddt_at = p.in_place ? dt : ddt;
   scan_backward(queue, ScanBackward<T>{.shape = s,
                                        .in = in,
                                        .y = y,
                                        .states = states.data(),
                                        .d_o = d_o,
-                                       .du = du,
-                                       .ddt = ddt,
+                                       .du = du_at,
+                                       .ddt = ddt_at,
                                        .dz = dz + s.channels,
                                        .db = dbc + p.rank,
                                        .dc = dbc + p.rank + n,
@@ -124,8 +126,8 @@ Solved solve(Q& queue, const Problem& p) {
     return part;
   };
   return {{{"o", o.values()}, {"y", y.values()}},
-          {{"du", du.values()},
-           {"ddt", ddt.values()},
+          {{"du", (p.in_place ? d_o : du).values()},
+           {"ddt", (p.in_place ? dt : ddt).values()},
            {"dz", columns(dz.values(), 2 * s.channels, s.channels, s.channels)},
            {"db", half(0)},
            {"dc", half(1)},
@@ -336,6 +338,16 @@ TEST_SUITE("cpu") {
     }
   }
 
+  TEST_CASE("selective_scan: the same bits with gradients in the places of their operands") {
+    for (const int chunks : {1, 3}) {
+      Problem p = chunked_problem().with_chunks(chunks);
+      const Solved apart = solve<double>(cpu_queue(), p), fast = solve<float>(cpu_queue(), p);
+      p.in_place = true;
+      expect_same_bits(solve<double>(cpu_queue(), p).gradients, apart.gradients);
+      expect_same_bits(solve<float>(cpu_queue(), p).gradients, fast.gradients);
+    }
+  }
+
   TEST_CASE("selective_scan: the number of threads does not change a bit") {
     CpuQueue one(1), three(3);
     for (const ScanCase& test : {kScanCases[3], kScanCases[6]}) {
@@ -389,6 +401,14 @@ void check_chunked(const Problem& problem) {
     expect_solved(solve<T>(cuda_queue(), q), recurrent, 2 * kScanTolerance.of(type),
                   2 * kScanGradientTolerance.of(type));
   }
+}
+
+template <class T>
+void check_in_place(Problem p) {
+  p = p.rounded<T>();
+  const Results apart = solve<T>(cuda_queue(), p).gradients;
+  p.in_place = true;
+  expect_same_bits(solve<T>(cuda_queue(), p).gradients, apart);
 }
 
 template <class T>
@@ -464,6 +484,24 @@ TEST_SUITE("gpu") {
       INFO("softplus of ", x);
       check_both(with_softplus_input(x));
     }
+  }
+
+  TEST_CASE("selective_scan: CUDA, the same bits with gradients in the places of their operands") {
+    for (const int chunks : {1, 3}) {
+      const Problem p({{2, 197, 272, 64, 2, chunks}, 8});
+      check_in_place<float>(p);
+      check_in_place<f16>(p);
+    }
+    check_in_place<f16>(Problem({{3, 61, 20, 16, 2}, 3}));
+  }
+
+  // Exponents past -125 end the polynomial's range.
+  TEST_CASE("selective_scan: CUDA where states are forgotten at once") {
+    CudaQueue queue = cuda_queue();
+    queue.limits.multiprocessors = 1;  // the wide tile
+    Problem p({{2, 40, 32, 64, 2}, 8});
+    for (double& bias : p.dt_bias) bias += 8;
+    check_cuda(p, kScanTolerance, SolveForward{}, queue);
   }
 
   TEST_CASE("selective_scan: CUDA inference gives the same o") {
