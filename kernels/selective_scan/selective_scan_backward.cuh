@@ -100,6 +100,7 @@ struct BackwardArgs {
   float* matrices;     // dB and dC of each channel block: [block][B L directions][2][state]
   int u_stride, dt_stride, z_stride;
   bool pairs, wide_states;
+  bool matrix_pairs;  // rows of dB and dC: two neighbouring states can be stored at once
 };
 
 // What the phases below share.

@@ -8,6 +8,10 @@
 // block. Sums over states are left in shared memory by every lane and added up once a tile. q, the
 // gradient of the state, and dA wait in shared memory for the next block. Warps only meet twice a
 // block, to add up dB and dC. All sums have a fixed order.
+//
+// 64 and 128 states in 16 bits have a kernel of their own on compute capability 9.0, see
+// selective_scan_backward_split.cuh.
+#include "kernels/selective_scan/selective_scan_backward_split.cuh"
 #include "kernels/selective_scan/selective_scan_backward_walk.cuh"
 
 namespace fm {
@@ -216,27 +220,45 @@ __global__ void matrices_kernel(ScanShape s, int channel_blocks, const float* pa
 // that leaves SMs without work; half the warps where shared memory is small.
 struct BackwardCut {
   int warps, channels;
+  bool split;
 };
 
-template <class T, int kStates>
-BackwardCut cut_backward(const CudaQueue& queue, const ScanShape& s, int chunks) {
-  using Tile = BackwardTile<kStates>;
-  const auto fits = [&](int warps, int channels) {
-    return static_cast<std::size_t>(BackwardLayout<T, kStates>(warps, channels).bytes) <=
-           queue.limits.shared_bytes_per_block;
-  };
-  int warps = Tile::max_warps;
-  while (warps > 1 && !fits(warps, warps * Tile::channels)) warps /= 2;
-  const int per_direction = s.channels / s.directions, unit = warps * Tile::channels;
+template <class Fits>
+int cut_channels(const CudaQueue& queue, const ScanShape& s, int chunks, int unit, int limit,
+                 Fits fits) {
+  const int per_direction = s.channels / s.directions;
   int most = unit;
-  while (most + unit <= kMaxChannels && fits(warps, most + unit)) most += unit;
+  while (most + unit <= limit && fits(most + unit)) most += unit;
   const std::int64_t parts = static_cast<std::int64_t>(s.batch) * s.directions * chunks;
   const std::int64_t filling = queue.limits.multiprocessors / parts;
   const std::int64_t shares =
       std::min<std::int64_t>(std::max<std::int64_t>(ceil_div(per_direction, most), filling),
                              ceil_div(per_direction, unit));
+  return static_cast<int>(ceil_div(ceil_div<std::int64_t>(per_direction, shares), unit)) * unit;
+}
+
+template <class T, int kStates>
+BackwardCut cut_backward(const CudaQueue& queue, const ScanShape& s, int chunks) {
+  using Tile = BackwardTile<kStates>;
+  const std::size_t limit = queue.limits.shared_bytes_per_block;
+  if constexpr (can_split<T>(kStates)) {
+    using Cut = Split<kStates>;
+    constexpr int unit = Cut::teams * Tile::channels;
+    const auto fits = [&](int channels) {
+      return static_cast<std::size_t>(SplitLayout<kStates>(channels).bytes) <= limit;
+    };
+    if (queue.limits.compute_capability == 90 && fits(unit))
+      return {Cut::walkers, cut_channels(queue, s, chunks, unit, Cut::max_channels, fits), true};
+  }
+  const auto fits = [&](int warps, int channels) {
+    return static_cast<std::size_t>(BackwardLayout<T, kStates>(warps, channels).bytes) <= limit;
+  };
+  int warps = Tile::max_warps;
+  while (warps > 1 && !fits(warps, warps * Tile::channels)) warps /= 2;
   return {warps,
-          static_cast<int>(ceil_div(ceil_div<std::int64_t>(per_direction, shares), unit)) * unit};
+          cut_channels(queue, s, chunks, warps * Tile::channels, kMaxChannels,
+                       [&](int channels) { return fits(warps, channels); }),
+          false};
 }
 
 struct BackwardPlan {
@@ -288,6 +310,16 @@ bool in_pairs(const ScanShape& s, const ScanBackward<T>& p) {
          s.channels / s.directions % 2 == 0;
 }
 
+// The same of two neighbouring states of dB and dC.
+template <class T>
+bool in_pairs(const ScanBackward<T>& p) {
+  const auto even = [](const T* pointer) {
+    return reinterpret_cast<std::uintptr_t>(pointer) % (2 * sizeof(T)) == 0;
+  };
+  return even(p.db) && even(p.dc) && p.in.bc_stride % 2 == 0 && p.in.bc_direction % 2 == 0 &&
+         p.shape.state % 2 == 0;
+}
+
 int stride_of(std::int64_t stride) {
   FM_CHECK(stride >= 0 && stride <= kMaxGrid, "[selective_scan] strides must be below 2^31, got ",
            stride);
@@ -334,9 +366,13 @@ void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
                              stride_of(p.in.dt_stride),
                              stride_of(p.in.z_stride),
                              in_pairs(s, p),
-                             wide_states(s, p.in)};
+                             wide_states(s, p.in),
+                             in_pairs(p)};
   const std::int64_t ctas = plan.rows * s.directions * plan.channel_blocks;
   with_padded_state(s.state, [&]<int kStates>() {
+    if constexpr (can_split<T>(kStates)) {
+      if (plan.cut.split) return launch_split(queue, kStates, args, grid_of(ctas, 1));
+    }
     const auto bytes = static_cast<std::size_t>(
         BackwardLayout<T, kStates>(plan.cut.warps, plan.cut.channels).bytes);
     launch(queue, "scan_backward", backward_kernel<T, kStates>, grid_of(ctas, 1),

@@ -441,6 +441,22 @@ TEST_SUITE("gpu") {
     check_both(Problem({{1, 23, 1050, 64, 2}, 8}));  // two strips; an odd number of channels
   }
 
+  // 64 and 128 padded states in 16 bits have a backward kernel of their own on compute
+  // capability 9.0: teams without a tile, channels and states that end inside one, and a device
+  // that has no such kernel.
+  TEST_CASE("selective_scan: CUDA backward with its work split between warps") {
+    CudaQueue other = cuda_queue();
+    other.limits.compute_capability = 80;
+    for (const ScanShape& shape :
+         {ScanShape{1, 60, 7, 61, 1}, ScanShape{2, 61, 150, 40, 2}, ScanShape{1, 29, 41, 127, 1},
+          ScanShape{1, 197, 64, 64, 2, 3}, ScanShape{1, 90, 24, 128, 2, 2}}) {
+      INFO("channels ", shape.channels, ", state ", shape.state, ", chunks ", shape.chunks);
+      const Problem p({shape, 8});
+      check_cuda(p, kScanGradientTolerance, SolveGradients{});
+      check_cuda(p, kScanGradientTolerance, SolveGradients{}, other);
+    }
+  }
+
   TEST_CASE("selective_scan: CUDA chunked agrees with recurrent and with the CPU") {
     const Problem p = chunked_problem();
     check_chunked<f16>(p);

@@ -1,0 +1,152 @@
+// The backward kernel of the selective scan with its work split between the warps of a CTA, for 64
+// and 128 states in 16 bits: how shared memory is cut, and how the roles wait for each other.
+//
+// Walkers take the elements (channel, step, state); a team of them shares a tile of 8 channels, a
+// strip of 32 states each. What there is to do once a channel and step falls to two attendants a
+// team: a preparer turns the inputs of the next tile into what the walk multiplies with, a finisher
+// the last tile's sums over states into du and ddt. Their latencies are then hidden, and they use
+// the issue slots that walkers leave. One warp for both kept the walkers waiting for 46 % of their
+// time (H100, 64 states).
+#pragma once
+
+#include "kernels/selective_scan/selective_scan_backward.cuh"
+
+namespace fm::scan {
+
+template <int kStates>
+struct Split {
+  using Tile = BackwardTile<kStates>;
+  static_assert(kStates >= 64, "below that attendants would have more to do than walkers");
+  static constexpr int strips = Tile::strips;
+  static constexpr int walkers = 8, teams = walkers / strips, attendants = 4;  // of either kind
+  static constexpr int threads = (walkers + 2 * attendants) * kWarp;
+  // Of 128 a thread at launch, given and taken by groups of 4 warps.
+  static constexpr int walker_registers = 200, attendant_registers = 56;
+  static constexpr int max_channels = 256 * 64 / kStates;  // of a CTA: q and dA take 128 KB
+  static constexpr int outer = 40;  // floats a step: 8 keep the steps off each other's banks
+  static constexpr int lanes = 4 * kBlockSteps;  // of a preparer or finisher: (step, two channels)
+};
+
+// What a team shares.
+template <int kStates>
+struct alignas(16) TeamShared {
+  struct alignas(16) Slot {
+    float4 terms[kBlockSteps][4];    // delta and dy of two channels
+    float4 finish[kBlockSteps][4];   // u and softplus' of two channels
+    float2 weights[kBlockSteps][4];  // delta u of two channels
+    // delta u in two parts, and zeros: [4][8] a step, B operand of the outer product.
+    float outer[kBlockSteps][Split<kStates>::outer];
+  };
+  Slot slots[2];
+  // Over the states of a strip: {g B of two channels, A q h of two channels} of a lane.
+  float4 sums[Split<kStates>::strips][kBlockSteps * BackwardTile<kStates>::sums];
+};
+
+struct Barriers {
+  static constexpr int max_teams = 4;
+  std::uint64_t full[max_teams][2];     // a slot is ready to be walked
+  std::uint64_t walked[max_teams];      // all sums of a tile are there
+  std::uint64_t drained[max_teams][2];  // and have been read, as has the slot
+  std::uint64_t matrices_stored;        // dB and dC of a block have been read
+};
+
+// Shared memory in bytes from its start; Where comes first.
+template <int kStates>
+struct SplitLayout {
+  using Cut = Split<kStates>;
+  static constexpr int barriers = sizeof(Where);
+  // B and C of two blocks: [2][steps][2][states] float.
+  static constexpr int matrices = (barriers + int(sizeof(Barriers)) + 15) / 16 * 16;
+  static constexpr int matrices_bytes = 2 * kBlockSteps * kStates * 4;
+  static constexpr int teams = matrices + 2 * matrices_bytes;
+  // dB and dC of a block, as the walkers hold them: [walker][2][row][lane] float4.
+  static constexpr int gathered = teams + Cut::teams * int(sizeof(TeamShared<kStates>));
+  // The gradient of the state and dA, [tile][strip][q, q, dA, dA][lane] float4, by quads.
+  static constexpr int carried = gathered + Cut::walkers * 4 * kWarp * 16;
+  int parameters;  // [tile][lane of the finisher] float4: sums of dbias and of dD
+  int bias;        // and D: [channels] float
+  int skip;
+  int bytes;
+
+  // Where the q of a channel and state is in `carried`, in floats: element 2 column + row of a
+  // quad.
+  __device__ static int place_of_q(int channel, int state) {
+    const int lane = state % 32 / 4 * 4 + channel % 8 / 2, quad = state % 4 / 2;
+    const int row = (channel / 8 * Cut::strips + state / 32) * 4 + quad;
+    return (row * kWarp + lane) * 4 + channel % 2 * 2 + state % 2;
+  }
+
+  __host__ __device__ explicit SplitLayout(int channels) {
+    parameters = carried + channels * kStates * 8;
+    bias = parameters + channels / 8 * Cut::lanes * 16;
+    skip = bias + channels * 4;
+    bytes = skip + channels * 4;
+  }
+};
+
+template <class T>
+constexpr bool can_split(int states) {
+  return sizeof(T) == 2 && states >= 64;
+}
+
+// Launches the kernel for `ctas` CTAs of args.block_channels channels.
+template <class T>
+void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas);
+
+__device__ __forceinline__ unsigned barrier_address(std::uint64_t& barrier) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(&barrier));
+}
+__device__ __forceinline__ void barrier_init(std::uint64_t& barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier_address(barrier)), "r"(arrivals)
+               : "memory");
+}
+// One arrival of a warp, after all that its lanes have read and written.
+__device__ __forceinline__ void warp_arrives(std::uint64_t& barrier, int lane) {
+  __syncwarp();
+  if (lane == 0)
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(
+                     barrier_address(barrier))
+                 : "memory");
+}
+// Until the phase of this parity is over; with parity 1 the first wait is over at once.
+__device__ __forceinline__ void barrier_wait(std::uint64_t& barrier, unsigned parity) {
+  unsigned over;
+  do {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(over)
+        : "r"(barrier_address(barrier)), "r"(parity)
+        : "memory");
+#else
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(over)
+        : "r"(barrier_address(barrier)), "r"(parity)
+        : "memory");
+#endif
+  } while (!over);
+}
+
+// What the roles share. The blocks are walked from last to first; a team's tiles of a block in
+// order. `turn` counts tiles of a team, over all blocks.
+template <class T, int kStates>
+struct SplitPlace : Place<T, kStates> {
+  using Cut = Split<kStates>;
+  using Layout = SplitLayout<kStates>;
+  __device__ Barriers& barriers() const {
+    return *this->template shared<Barriers>(Layout::barriers);
+  }
+  __device__ TeamShared<kStates>& team(int index) const {
+    return this->template shared<TeamShared<kStates>>(Layout::teams)[index];
+  }
+  __device__ float* matrices(int block) const {
+    return this->template shared<float>(Layout::matrices + (block & 1) * Layout::matrices_bytes);
+  }
+  __device__ float4* gathered(int walker) const {
+    return this->template shared<float4>(Layout::gathered) + walker * 4 * kWarp;
+  }
+  __device__ Layout layout() const { return Layout(this->args.block_channels); }
+};
+
+}  // namespace fm::scan
