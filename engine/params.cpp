@@ -35,13 +35,26 @@ bool weight_decays(const Parameter& p) {
 }
 
 Parameter& ParamStore::add(std::string name, const Shape& shape, Init init) {
+  Region own = reserve(shape.count());
+  return add(std::move(name), shape, std::move(init), own);
+}
+
+ParamStore::Region ParamStore::reserve(std::int64_t count) {
+  const std::int64_t begin = flat_count_;
+  flat_count_ += (count + kDecayChunk - 1) / kDecayChunk * kDecayChunk;
+  return {begin, begin + count};
+}
+
+Parameter& ParamStore::add(std::string name, const Shape& shape, Init init, Region& region) {
+  FM_CHECK(region.next + shape.count() <= region.end, "[params] ", name, " ", shape,
+           " does not fit its region: ", region.end - region.next, " elements are left");
   Parameter p;
   p.name = std::move(name);
   p.shape = shape;
   p.init = std::move(init);
   p.index = static_cast<std::uint32_t>(parameters_.size());
-  p.offset = flat_count_;
-  flat_count_ += (shape.count() + kDecayChunk - 1) / kDecayChunk * kDecayChunk;
+  p.offset = region.next;
+  region.next += shape.count();
   return parameters_.emplace_back(std::move(p));
 }
 
@@ -62,8 +75,9 @@ void ParamStore::materialise(Context& context, Use use) {
     if (use == Use::training_with_ema) take(ema_, acc_);
     std::vector<std::uint8_t> flags(static_cast<std::size_t>(flat_count_ / kDecayChunk));
     for (const Parameter& p : parameters_)
-      for (std::int64_t i = p.offset; i < p.offset + p.shape.count(); i += kDecayChunk)
-        flags[static_cast<std::size_t>(i / kDecayChunk)] = weight_decays(p);
+      for (std::int64_t chunk = p.offset / kDecayChunk;
+           chunk * kDecayChunk < p.offset + p.shape.count(); ++chunk)
+        flags[static_cast<std::size_t>(chunk)] = weight_decays(p);
     decays_ = Buffer(context.queue, flags.size());
     decays_.upload_from(flags.data(), flags.size());
   }

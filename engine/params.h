@@ -56,6 +56,14 @@ class ParamStore {
   // References stay valid.
   Parameter& add(std::string name, const Shape& shape, Init init);
 
+  // Room in the flat buffers for parameters that are to be neighbours, without padding between
+  // them: together they are one tensor. Weight decay goes to all of them or to none.
+  struct Region {
+    std::int64_t next, end;
+  };
+  Region reserve(std::int64_t count);
+  Parameter& add(std::string name, const Shape& shape, Init init, Region& region);
+
   enum class Use { inference, training, training_with_ema };
   // Takes memory for everything `use` needs, on the context's queue.
   void materialise(Context& context, Use use);

@@ -50,23 +50,30 @@ void check_block_kind(const std::string& kind) {
   block_kind(kind);
 }
 
-Backbone::Backbone(ParamStore& params, const ModelConfig& config) {
+int Backbone::vectors(const ModelConfig& config) {
+  int sum = 0;
+  for (const std::string& name : config.blocks)
+    sum += AdalnBlock::kVectors * (block_kind(name).mlp ? 2 : 1);
+  return sum;
+}
+
+Backbone::Backbone(ParamStore& params, Modulation& modulation, const ModelConfig& config) {
   for (std::size_t i = 0; i < config.blocks.size(); ++i) {
     const BlockKind& kind = block_kind(config.blocks[i]);
     const std::string name = concat("blocks.", i);
     std::vector<Mixer> parts = {kind.make(params, name + ".mixer", config)};
     if (kind.mlp)
       parts.push_back(SwigluMlp(params, name + ".mlp", config.d_model, config.mlp_hidden));
-    blocks_.emplace_back(params, name, config.d_model, std::move(parts));
+    blocks_.emplace_back(modulation, name, config.d_model, std::move(parts));
   }
 }
 
-Residual Backbone::operator()(Context& context, Residual stream, const Tensor& condition) const {
+Residual Backbone::operator()(Context& context, Residual stream, const Tensor& modulation) const {
   for (const AdalnBlock& block : blocks_) {
     const ProfileRange range("block");
     Frame frame(context);
     for (const Tensor& tensor : stream.tensors()) frame.adopt(tensor);
-    stream = block(context, stream, condition);
+    stream = block(context, stream, modulation);
     for (const Tensor& tensor : stream.tensors()) frame.keep(tensor);
   }
   return stream;

@@ -15,10 +15,14 @@ void check_block_kind(const std::string& kind);
 
 class Backbone {
  public:
-  Backbone(ParamStore& params, const ModelConfig& config);
+  // Vectors of the modulation that its blocks need.
+  static int vectors(const ModelConfig& config);
 
-  // The residual stream [B, L, d] and a condition [B, d] -> the stream after the last block.
-  Residual operator()(Context& context, Residual stream, const Tensor& condition) const;
+  Backbone(ParamStore& params, Modulation& modulation, const ModelConfig& config);
+
+  // The residual stream [B, L, d] and the modulations [B or 1, *] -> the stream after the last
+  // block.
+  Residual operator()(Context& context, Residual stream, const Tensor& modulation) const;
 
  private:
   std::vector<AdalnBlock> blocks_;

@@ -3,6 +3,7 @@
 
 #include "models/backbone.h"
 #include "models/layers/embeddings.h"
+#include "models/layers/modulation.h"
 
 namespace fm {
 
@@ -21,6 +22,14 @@ class FlowModel {
   Tensor velocity(Context& context, const Tensor& x_t, const Tensor& t,
                   const Tensor& labels = {}) const;
 
+  // The two halves of velocity(). What depends on time and label alone: t [rows] and labels [rows],
+  // as above -> [rows, *] in the compute type.
+  Tensor modulation(Context& context, const Tensor& t, const Tensor& labels = {}) const;
+  // And the rest, given the modulations of each image, or one row for all of them (where no
+  // gradient is wanted).
+  Tensor velocity_given(Context& context, const Tensor& x_t, const Tensor& modulation) const;
+
+  std::int64_t modulation_columns() const { return modulation_.columns(); }
   const ModelConfig& config() const { return config_; }
   ParamStore& params() { return params_; }
   const ParamStore& params() const { return params_; }
@@ -30,6 +39,7 @@ class FlowModel {
   ParamStore params_;
   PatchEmbed patch_embed_;
   ConditionEmbed condition_;
+  Modulation modulation_;
   Backbone backbone_;
   VelocityHead head_;
 };

@@ -1,7 +1,10 @@
 #include "models/solver.h"
 
+#include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "engine/profile.h"
 #include "kernels/base/cuda_graph.h"
@@ -33,23 +36,68 @@ void combine(Context& context, const Tensor& out, const std::vector<Term>& terms
   });
 }
 
+// When in a step, in steps, a solver evaluates the velocity: each node once.
+std::vector<double> nodes_of(Solver solver) {
+  switch (solver) {
+    case Solver::euler: return {0};
+    case Solver::midpoint: return {0, 0.5};
+    case Solver::heun: return {0, 1};
+    case Solver::rk4: return {0, 0.5, 1};
+  }
+  return {};
+}
+
+constexpr int kAhead = 64;  // steps
+
+// The velocity at the nodes of every step. Without labels the modulations depend on time alone:
+// those of kAhead steps are one product, a row a node, and all images share a row.
 class Velocity {
  public:
-  Velocity(Context& context, const FlowModel& model, const Tensor& labels, double cfg_scale)
-      : context_(context), model_(model), labels_(labels), scale_(cfg_scale) {
-    if (!guided()) return;
-    null_ = context.make(labels.shape, DType::i32);
+  Velocity(Context& context, const FlowModel& model, const Tensor& labels,
+           const SampleSettings& settings)
+      : context_(context),
+        model_(model),
+        labels_(labels),
+        scale_(settings.cfg_scale),
+        nodes_(nodes_of(settings.solver)) {
+    for (int step = 0; step < settings.steps; ++step)
+      for (const double node : nodes_)
+        times_.push_back(static_cast<float>((step + node) / settings.steps));
+    const std::int64_t count = static_cast<std::int64_t>(times_.size());
+    if (guided()) null_ = context.make(labels.shape, DType::i32);
+    if (!labels_) {
+      t_ = context.make({count}, context.acc());
+      modulations_ = context.make({std::min(row_of(kAhead, 0), count), model.modulation_columns()});
+    }
     context.run([&]<class T>(auto& queue) {
-      fill(queue,
-           Fill<std::int32_t>{null_.count(), model.config().classes, null_.as<std::int32_t>()});
+      if (null_)
+        fill(queue,
+             Fill<std::int32_t>{null_.count(), model.config().classes, null_.as<std::int32_t>()});
+      if (!t_) return;
+      const std::vector<acc_t<T>> t(times_.begin(), times_.end());
+      upload(queue, t_.data, t.data(), t_.bytes());
     });
   }
 
-  Tensor operator()(const Tensor& x, double time) const {
+  // Comes before a step's evaluations. Steps are taken in order.
+  void begin(int step) const {
+    if (labels_ || step % kAhead != 0) return;
+    Frame frame(context_);
+    const std::int64_t first = row_of(step, 0);
+    const Tensor t = rows(t_, first, std::min(modulations_.shape[0], t_.shape[0] - first));
+    const Tensor made = model_.modulation(context_, t);
+    context_.run(
+        [&]<class T>(auto& queue) { copy(queue, modulations_.data, made.data, made.bytes()); });
+  }
+
+  Tensor operator()(const Tensor& x, int step, int node) const {
+    if (!labels_)
+      return model_.velocity_given(context_, x, rows(modulations_, row_of(step % kAhead, node), 1));
     const Tensor t = context_.make({x.shape[0]}, context_.acc());
     context_.run([&]<class T>(auto& queue) {
       using R = acc_t<T>;
-      fill(queue, Fill<R>{t.count(), static_cast<R>(static_cast<float>(time)), t.as<R>()});
+      fill(queue,
+           Fill<R>{t.count(), times_[static_cast<std::size_t>(row_of(step, node))], t.as<R>()});
     });
     const Tensor v = model_.velocity(context_, x, t, labels_);
     if (guided())
@@ -59,33 +107,47 @@ class Velocity {
 
  private:
   bool guided() const { return labels_ && scale_ != 1; }
+  std::int64_t row_of(int step, int node) const {
+    return step * static_cast<std::int64_t>(nodes_.size()) + node;
+  }
+  static Tensor rows(const Tensor& all, std::int64_t first, std::int64_t count) {
+    const std::size_t row_bytes = all.bytes() / static_cast<std::size_t>(all.shape[0]);
+    Tensor part = all;
+    part.data = static_cast<char*>(all.data) + static_cast<std::size_t>(first) * row_bytes;
+    part.shape = all.shape.rank() == 1 ? Shape{count} : Shape{count, all.shape[1]};
+    return part;
+  }
 
   Context& context_;
   const FlowModel& model_;
   Tensor labels_, null_;
   double scale_;
+  std::vector<double> nodes_;
+  std::vector<float> times_;  // of every node of every step
+  Tensor t_, modulations_;    // the same on the device, and [kAhead steps' nodes, *]; unlabelled
 };
 
-void advance(Context& context, const Velocity& v, Solver solver, const Tensor& x, double t,
-             double h) {
+// Step number `step` of `steps`.
+void advance(Context& context, const Velocity& v, const SampleSettings& settings, const Tensor& x,
+             int step) {
+  const double h = 1.0 / settings.steps;
   const auto moved = [&](double factor, const Tensor& k) {
     const Tensor y = context.make(x.shape, x.dtype);
     combine(context, y, {{1, x}, {factor, k}});
     return y;
   };
-  const Tensor k1 = v(x, t);
-  switch (solver) {
+  v.begin(step);
+  const Tensor k1 = v(x, step, 0);
+  switch (settings.solver) {
     case Solver::euler: combine(context, x, {{1, x}, {h, k1}}); break;
-    case Solver::midpoint:
-      combine(context, x, {{1, x}, {h, v(moved(h / 2, k1), t + h / 2)}});
-      break;
+    case Solver::midpoint: combine(context, x, {{1, x}, {h, v(moved(h / 2, k1), step, 1)}}); break;
     case Solver::heun:
-      combine(context, x, {{1, x}, {h / 2, k1}, {h / 2, v(moved(h, k1), t + h)}});
+      combine(context, x, {{1, x}, {h / 2, k1}, {h / 2, v(moved(h, k1), step, 1)}});
       break;
     case Solver::rk4: {
-      const Tensor k2 = v(moved(h / 2, k1), t + h / 2);
-      const Tensor k3 = v(moved(h / 2, k2), t + h / 2);
-      const Tensor k4 = v(moved(h, k3), t + h);
+      const Tensor k2 = v(moved(h / 2, k1), step, 1);
+      const Tensor k3 = v(moved(h / 2, k2), step, 1);
+      const Tensor k4 = v(moved(h, k3), step, 2);
       combine(context, x, {{1, x}, {h / 6, k1}, {h / 3, k2}, {h / 3, k3}, {h / 6, k4}});
       break;
     }
@@ -113,11 +175,10 @@ void integrate(Context& context, const FlowModel& model, const Tensor& x, const 
   FM_CHECK(settings.steps > 0, "[solver] steps must be positive, got ", settings.steps);
   const ProfileRange range("sample");
   Frame run(context);
-  const Velocity velocity(context, model, labels, settings.cfg_scale);
-  const double h = 1.0 / settings.steps;
+  const Velocity velocity(context, model, labels, settings);
   for (int i = 0; i < settings.steps; ++i) {
     Frame step(context);
-    advance(context, velocity, settings.solver, x, i * h, h);
+    advance(context, velocity, settings, x, i);
     if (after_step) after_step(i + 1);
   }
 }
@@ -165,11 +226,17 @@ class Sampler::Batch {
     });
   }
 
-  void run(const std::function<void(int)>& after_step) {
+  // `watched`: after_step looks at the images.
+  void run(const std::function<void(int)>& after_step, bool watched) {
     const ProfileRange range("sample");
-    for (int i = 0; i < settings_.steps; ++i) {
-      launch(i);
-      after_step(i + 1);
+    const int together = watched ? 1 : kStepsAGraph;
+    for (int i = 0; i < settings_.steps; i += together) {
+      const int end = std::min(i + together, settings_.steps);
+      const bool launched = launch(i, end);
+      for (int done = i; done < end; ++done) {
+        if (!launched) step(*context_, done);
+        after_step(done + 1);
+      }
     }
     warm_ = true;
   }
@@ -186,32 +253,38 @@ class Sampler::Batch {
   }
 
  private:
-  static constexpr int kMostGraphs = 256;  // a graph keeps about 100 KB
+  static constexpr int kMostCaptured = 256;  // steps; one keeps about 100 KB
+  static constexpr int kStepsAGraph = 16;    // between graphs the device idles for microseconds
 
   void lay_out(Context& context) {
     const ModelConfig& c = model_.config();
     x_ = context.make({images_, c.channels, c.image, c.image}, context.acc());
     if (c.classes) labels_ = context.make({images_}, DType::i32);
-    velocity_.emplace(context, model_, labels_, settings_.cfg_scale);
+    velocity_.emplace(context, model_, labels_, settings_);
   }
 
   void step(Context& context, int i) {
-    const double h = 1.0 / settings_.steps;
     Frame frame(context);
-    advance(context, *velocity_, settings_.solver, x_, i * h, h);
+    advance(context, *velocity_, settings_, x_, i);
   }
 
-  void launch(int i) {
+  // Steps [begin, end) as one graph; false where they are to be taken one by one.
+  bool launch([[maybe_unused]] int begin, [[maybe_unused]] int end) {
 #if FM_CUDA
-    if (auto* queue = std::get_if<CudaQueue>(&context_->queue);
-        queue && warm_ && settings_.steps <= kMostGraphs) {
-      const std::size_t at = static_cast<std::size_t>(i);
-      if (graphs_.size() == at) graphs_.emplace_back(*queue, [&] { step(*context_, i); });
-      graphs_[at].launch(*queue);
-      return;
+    auto* const queue = std::get_if<CudaQueue>(&context_->queue);
+    if (!queue || !warm_ || settings_.steps > kMostCaptured) return false;
+    auto at = graphs_.find({begin, end});
+    if (at == graphs_.end()) {
+      const CudaGraph made(*queue, [&] {
+        for (int i = begin; i < end; ++i) step(*context_, i);
+      });
+      at = graphs_.emplace(std::pair{begin, end}, made).first;
     }
+    at->second.launch(*queue);
+    return true;
+#else
+    return false;
 #endif
-    step(*context_, i);
   }
 
   const FlowModel& model_;
@@ -222,7 +295,7 @@ class Sampler::Batch {
   Tensor x_, labels_;
   std::optional<Velocity> velocity_;
 #if FM_CUDA
-  std::vector<CudaGraph> graphs_;
+  std::map<std::pair<int, int>, CudaGraph> graphs_;
 #endif
 };
 
@@ -268,7 +341,7 @@ std::vector<float> Sampler::operator()(const SampleRequest& request) {
     };
     batch.start(request, first);
     report(0);
-    batch.run(report);
+    batch.run(report, request.wants_states);
     const std::vector<float> done = batch.images();
     samples.insert(samples.end(), done.begin(), done.end());
   }

@@ -46,8 +46,8 @@ struct SampleRequest {
 };
 
 // Draws again and again. Memory and, on CUDA, the captured steps of a batch are kept as long as
-// requests ask for the same settings and batches of the same size: from its second batch on, a
-// step is one launch.
+// requests ask for the same settings and batches of the same size: from its second batch on,
+// several steps are one launch, or each is where its images are asked for.
 class Sampler {
  public:
   // The model must outlive it; its weights may change between requests.

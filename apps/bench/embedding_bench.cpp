@@ -51,15 +51,6 @@ Call label_backwards(BenchArrays& a, const EmbeddingShape& s) {
   });
 }
 
-Call position(BenchArrays& a, const EmbeddingShape& s) {
-  return a.typed([&]<class T>(auto& queue) {
-    const AddPosition<acc_t<T>> p{s.batch, s.length, s.width,
-                                  a.wide_input<T>(std::int64_t{s.length} * s.width),
-                                  a.wide_inout<T>("x", rows(s) * s.length)};
-    return [&queue, p] { add_position(queue, p); };
-  });
-}
-
 }  // namespace
 
 void bench_embedding(BenchList& list) {
@@ -74,8 +65,6 @@ void bench_embedding(BenchList& list) {
   add("sinusoid", row, sinusoid_work(timed, list.compute), sinusoid);
   add("label forward", row, label_forward_work(timed, list.compute), label_forwards);
   add("label backward", row, label_backward_work(timed, list.compute), label_backwards);
-  add("position", concat("b", timed.batch, " L", timed.length, " d", timed.width),
-      add_position_work(timed, list.compute), position);
 }
 
 }  // namespace fm

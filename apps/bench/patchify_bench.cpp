@@ -25,6 +25,25 @@ Call to_image(BenchArrays& a, const PatchShape& s) {
   });
 }
 
+constexpr int kEmbedded = 128;  // columns
+
+// As in training: the tokens are kept.
+Call embed(BenchArrays& a, const PatchShape& s) {
+  return a.typed([&]<class T>(auto& queue) {
+    using R = acc_t<T>;
+    const std::int64_t length = token_count(s), in = token_width(s);
+    const EmbedPatches<T, R> p{.shape = s,
+                               .width = kEmbedded,
+                               .image = a.input<R>(elements(s)),
+                               .w = a.input<T>(kEmbedded * in),
+                               .bias = a.input<T>(kEmbedded),
+                               .position = a.wide_input<T>(length * kEmbedded),
+                               .tokens = a.output<T>("tokens", elements(s)),
+                               .x = a.output<R>("x", s.batch * length * kEmbedded)};
+    return [&queue, p] { embed_patches(queue, p); };
+  });
+}
+
 }  // namespace
 
 void bench_patchify(BenchList& list) {
@@ -37,6 +56,8 @@ void bench_patchify(BenchList& list) {
            to_tokens, checked, timed);
   list.add("patchify", "to image", shape, kPatchTolerance,
            patchify_work(timed, acc_dtype(list.compute)), to_image, checked, timed);
+  list.add("patchify", "embed", concat(shape, " d", kEmbedded), kEmbedPatchesTolerance,
+           embed_patches_work(timed, kEmbedded, list.compute), embed, checked, timed);
 }
 
 }  // namespace fm

@@ -42,18 +42,4 @@ Tensor add_label(Context& context, const Tensor& x, const Tensor& labels, const 
   return y;
 }
 
-void add_position(Context& context, const Tensor& x, const Tensor& table) {
-  FM_CHECK(x.shape.rank() == 3 && table.count() == x.shape[1] * x.shape[2],
-           "[position] the table must be [L, d] for x [B, L, d], got x ", x, ", table ", table);
-  context.run([&]<class T>(auto& queue) {
-    const auto add = [&]<class X>() {
-      add_position(queue,
-                   AddPosition<X>{static_cast<int>(x.shape[0]), static_cast<int>(x.shape[1]),
-                                  static_cast<int>(x.shape[2]), table.as<acc_t<X>>(), x.as<X>()});
-    };
-    if (x.dtype == dtype_of<T>()) add.template operator()<T>();
-    else add.template operator()<acc_t<T>>();
-  });
-}
-
 }  // namespace fm

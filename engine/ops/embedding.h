@@ -1,4 +1,4 @@
-// Embeddings of time, labels and positions.
+// Embeddings of time and labels.
 #pragma once
 
 #include "engine/context.h"
@@ -12,8 +12,5 @@ Tensor sinusoid_embedding(Context&, const Tensor& t, int width);
 // x [B, d] + table[label], table [classes + 1, d], labels [B] int32; the last row is the null
 // label.
 Tensor add_label(Context&, const Tensor& x, const Tensor& labels, const Parameter& table);
-
-// x [B, L, d] += table [L, d], both in acc type, in place. Gradients pass unchanged.
-void add_position(Context&, const Tensor& x, const Tensor& table);
 
 }  // namespace fm

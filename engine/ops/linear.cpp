@@ -57,7 +57,11 @@ void backward(Context& context, const Product& p) {
   });
 }
 
-Tensor forward(Context& context, Product p) {
+void record(Context& context, const Product& p) {
+  context.tape->record({"linear", p.y, {}, [&context, p] { backward(context, p); }});
+}
+
+Tensor forward(Context& context, const Product& p) {
   context.run([&]<class T>(auto& queue) {
     const auto product = [&]<class Y>() {
       linear_forward(queue, LinearForward<T, Y>{.shape = p.shape,
@@ -69,8 +73,7 @@ Tensor forward(Context& context, Product p) {
     if (p.y.dtype == dtype_of<T>()) product.template operator()<T>();
     else product.template operator()<acc_t<T>>();
   });
-  if (context.tape)
-    context.tape->record({"linear", p.y, {}, [&context, p] { backward(context, p); }});
+  if (context.tape) record(context, p);
   return p.y;
 }
 
@@ -87,6 +90,14 @@ Tensor linear(Context& context, const Tensor& x, const Parameter& w, const Param
   const LinearShape product{
       .rows = x.shape.rows(), .in = static_cast<int>(w.shape[1]), .out = static_cast<int>(out)};
   return forward(context, {product, x, 0, true, &w, b, context.make(shape, dtype)});
+}
+
+void record_linear(Context& context, const Tensor& x, const Parameter& w, const Parameter* b,
+                   const Tensor& y) {
+  const LinearShape product{.rows = x.shape.rows(),
+                            .in = static_cast<int>(w.shape[1]),
+                            .out = static_cast<int>(w.shape[0])};
+  record(context, {product, x, 0, true, &w, b, y});
 }
 
 Tensor grouped_linear(Context& context, const Tensor& x, std::int64_t begin, const Parameter& w) {

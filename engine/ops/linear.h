@@ -11,6 +11,10 @@ namespace fm {
 Tensor linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b,
               bool full_precision = false);
 
+// Records the gradient of y = x w^T + b, which another operation has made.
+void record_linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b,
+                   const Tensor& y);
+
 // Groups side by side: columns [begin, begin + in) of each group of x [rows, groups, width], w
 // [groups, out, in]
 // -> [rows, groups, out]. Where the columns are not the whole group, they are x's gradient's part

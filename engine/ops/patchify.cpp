@@ -1,23 +1,44 @@
 #include "engine/ops/patchify.h"
 
+#include "engine/ops/linear.h"
 #include "engine/tape.h"
 #include "kernels/patchify/patchify.h"
 
 namespace fm {
 
-Tensor patchify(Context& context, const Tensor& image, int patch) {
+Tensor embed_patches(Context& context, const Tensor& image, int patch, const Parameter& w,
+                     const Parameter& b, const Tensor& position) {
   FM_CHECK(image.shape.rank() == 4 && patch > 0 && image.shape[2] % patch == 0 &&
                image.shape[3] % patch == 0,
-           "[patchify] the patch must divide the image, got patch ", patch, ", image ", image);
+           "[embed_patches] the patch must divide the image, got patch ", patch, ", image ", image);
   const PatchShape shape{static_cast<int>(image.shape[0]), static_cast<int>(image.shape[1]),
                          static_cast<int>(image.shape[2]), static_cast<int>(image.shape[3]), patch};
-  const std::int64_t length = image.shape[2] / patch * (image.shape[3] / patch);
-  const Tensor tokens = context.make({image.shape[0], length, image.shape[1] * patch * patch});
+  const std::int64_t batch = image.shape[0], length = token_count(shape), in = token_width(shape);
+  FM_CHECK(w.shape.rank() == 2 && w.shape[1] == in && position.shape == (Shape{length, w.shape[0]}),
+           "[embed_patches] w must be [d, ", in, "] and the positions [", length, ", d], got ",
+           w.shape, " and ", position);
+  const Tensor x = context.make({batch, length, w.shape[0]}, context.stream());
+  // What the weights' gradient reads.
+  const Tensor tokens = context.tape ? context.make({batch, length, in}) : Tensor{};
   context.run([&]<class T>(auto& queue) {
-    patchify(queue, Patchify<acc_t<T>, T>{shape, image.as<acc_t<T>>(), tokens.as<T>()});
+    const auto embed = [&]<class X>() {
+      embed_patches(queue, EmbedPatches<T, X>{.shape = shape,
+                                              .width = static_cast<int>(w.shape[0]),
+                                              .image = image.as<acc_t<T>>(),
+                                              .w = w.compute.as<T>(),
+                                              .bias = b.compute.as<T>(),
+                                              .position = position.as<acc_t<T>>(),
+                                              .tokens = tokens ? tokens.as<T>() : nullptr,
+                                              .x = x.as<X>()});
+    };
+    if (context.stream() == dtype_of<T>()) embed.template operator()<T>();
+    else embed.template operator()<acc_t<T>>();
   });
-  if (context.tape) context.tape->constant(tokens);
-  return tokens;
+  if (context.tape) {
+    context.tape->constant(tokens);
+    record_linear(context, tokens, w, &b, x);
+  }
+  return x;
 }
 
 Tensor unpatchify(Context& context, const Tensor& tokens, int channels, int size, int patch) {

@@ -20,12 +20,16 @@ struct Operands {
   const T* gate() const {
     return has_branch() ? before.pending->gate.as<T>() : nullptr;
   }
+  // Elements between images' columns; 0: one row is every image's.
+  std::int64_t image_stride(const Columns& columns) const {
+    return columns.of.shape[0] < out.shape[0] ? 0 : columns.stride();
+  }
   ResidualNormShape shape() const {
     return {.batch = static_cast<int>(out.shape[0]),
             .length = static_cast<int>(out.shape[1]),
             .width = static_cast<int>(out.shape[2]),
-            .modulation_stride = shift.stride(),
-            .gate_stride = has_branch() ? before.pending->gate.stride() : shift.stride()};
+            .modulation_stride = image_stride(shift),
+            .gate_stride = image_stride(has_branch() ? before.pending->gate : shift)};
   }
 };
 
@@ -72,13 +76,16 @@ void backward(Context& context, const Operands& p) {
 Tensor residual_norm(Context& context, Residual& stream, const Columns& shift,
                      const Columns& scale) {
   const Tensor& x = stream.x;
-  FM_CHECK(x.shape.rank() == 3 && shift.width == x.shape[2] && scale.width == x.shape[2] &&
-               shift.of.data == scale.of.data && shift.of.shape[0] == x.shape[0],
+  const auto serves = [&](const Columns& columns) {
+    const std::int64_t rows = columns.of.shape[0];
+    return columns.width == x.shape[2] && (rows == x.shape[0] || (rows == 1 && !context.tape));
+  };
+  FM_CHECK(x.shape.rank() == 3 && serves(shift) && serves(scale) && shift.of.data == scale.of.data,
            "[residual_norm] shift and scale must be ", x.shape.back(),
            " columns of one [B, *] tensor, got x ", x, ", ", shift.of, ", ", scale.of);
   if (stream.pending) {
     const auto& [f, gate] = *stream.pending;
-    FM_CHECK(f.shape == x.shape && gate.width == x.shape[2] && gate.of.shape[0] == x.shape[0],
+    FM_CHECK(f.shape == x.shape && serves(gate),
              "[residual_norm] f must be as x and the gate d columns of [B, *], got x ", x, ", f ",
              f, ", gate ", gate.width, " of ", gate.of);
   }

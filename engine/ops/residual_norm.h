@@ -12,7 +12,7 @@ namespace fm {
 struct Residual {
   struct Branch {
     Tensor f;      // [B, L, d] in the compute type
-    Columns gate;  // d columns of a [B, *] tensor in the compute type
+    Columns gate;  // d columns of a [B, *] or [1, *] tensor in the compute type
   };
   Tensor x;  // [B, L, d] in the stream's type
   std::optional<Branch> pending = {};
@@ -23,8 +23,9 @@ struct Residual {
 };
 
 // Takes what is pending into stream.x, and returns LN(stream.x) (1 + scale) + shift [B, L, d] in
-// the compute type. shift and scale: d columns each of one [B, *] tensor. All modulations get their
-// gradient by parts; the stream's is handed over.
+// the compute type. shift and scale: d columns each of one [B, *] tensor, or without a tape of one
+// [1, *] tensor for all images, as the gate. All modulations get their gradient by parts; the
+// stream's is handed over.
 Tensor residual_norm(Context&, Residual& stream, const Columns& shift, const Columns& scale);
 
 }  // namespace fm

@@ -22,7 +22,8 @@ __device__ __forceinline__ float silu_gradient(float x) {
 
 // A thread owns kWide neighbours; the last thread takes what is left one by one.
 template <class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(SiluForward<T> p) {
+__global__ void __launch_bounds__(kThreads) forward_kernel(Deferred<SiluForward<T>> deferred) {
+  const SiluForward<T>& p = deferred.wait();
   constexpr int wide = kWide<T>;
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * wide;
@@ -38,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(SiluForward<T> p) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(SiluBackward<T> p) {
+__global__ void __launch_bounds__(kThreads) backward_kernel(Deferred<SiluBackward<T>> deferred) {
+  const SiluBackward<T>& p = deferred.wait();
   constexpr int wide = kWide<T>;
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * wide;

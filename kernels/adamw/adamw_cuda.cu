@@ -10,7 +10,9 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWide = 4;  // floats of a 16-byte access; count is a multiple of kDecayChunk
 
-__global__ void __launch_bounds__(kThreads) square_sum_kernel(OptimizerPrepare<float> p) {
+__global__ void __launch_bounds__(kThreads)
+    square_sum_kernel(Deferred<OptimizerPrepare<float>> deferred) {
+  const OptimizerPrepare<float>& p = deferred.wait();
   __shared__ double shared[kThreads / kWarp];
   double sum = 0;
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads * kWide;
@@ -25,7 +27,9 @@ __global__ void __launch_bounds__(kThreads) square_sum_kernel(OptimizerPrepare<f
 }
 
 // One block adds the partial sums in a fixed order; its first thread decides.
-__global__ void __launch_bounds__(kThreads) finish_kernel(OptimizerPrepare<float> p, int partials) {
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(Deferred<OptimizerPrepare<float>> deferred, int partials) {
+  const OptimizerPrepare<float>& p = deferred.wait();
   __shared__ double shared[kThreads / kWarp];
   double sum = 0;
   for (int i = threadIdx.x; i < partials; i += kThreads)
@@ -43,7 +47,8 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(OptimizerPrepare<float
 // are IEEE's. Each fma is written out, so that every T gives the same master weights.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    update_kernel(AdamWUpdate<T> p, AdamWConstants<float> k) {
+    update_kernel(Deferred<AdamWUpdate<T>> deferred, AdamWConstants<float> k) {
+  const AdamWUpdate<T>& p = deferred.wait();
   const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kWide;
   if (i >= p.count || p.state->overflow) return;
   const float factor = p.state->grad_factor, lr = p.state->lr, decay = p.state->ema_decay;

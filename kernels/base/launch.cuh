@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "kernels/base/cuda_check.h"
+#include "kernels/base/deferred.cuh"
 #include "kernels/base/queue.h"
 
 namespace fm {
@@ -39,16 +40,32 @@ inline void after_launch(CudaQueue& queue, const char* name) {
     cuda_check(cudaStreamSynchronize(queue.stream()), name);
 }
 
-// launch(queue, "name", kernel, grid, block, shared_bytes, args...). Raises the kernel's dynamic
-// shared memory limit where it needs more than 48 KB.
+// Raises a kernel's dynamic shared memory limit where it needs more than 48 KB.
+template <class... Params>
+void allow_shared(const char* name, void (*kernel)(Params...), std::size_t bytes) {
+  if (bytes > 48 * 1024)
+    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(bytes)),
+               name);
+}
+
+// launch(queue, "name", kernel, grid, block, shared_bytes, args...). A kernel whose arguments are
+// Deferred may start before the last one has ended.
 template <class... Params, class... Args>
 void launch(CudaQueue& queue, const char* name, void (*kernel)(Params...), dim3 grid, dim3 block,
             std::size_t shared_bytes, Args&&... args) {
-  if (shared_bytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shared_bytes)),
-               name);
-  kernel<<<grid, block, shared_bytes, queue.stream()>>>(static_cast<Args&&>(args)...);
+  allow_shared(name, kernel, shared_bytes);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = queue.stream();
+  config.attrs = &overlap;
+  if constexpr (overlaps<Params...>()) config.numAttrs = can_overlap(queue);
+  cuda_check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...), name);
   after_launch(queue, name);
 }
 
@@ -60,10 +77,7 @@ void launch_with(CudaQueue& queue, const char* name, void (*kernel)(Params...),
   config.stream = queue.stream();
   config.attrs = &attribute;
   config.numAttrs = used;
-  if (config.dynamicSmemBytes > 48 * 1024)
-    cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(config.dynamicSmemBytes)),
-               name);
+  allow_shared(name, kernel, config.dynamicSmemBytes);
   cuda_check(cudaLaunchKernelEx(&config, kernel, params...), name);
   after_launch(queue, name);
 }

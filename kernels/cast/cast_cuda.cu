@@ -10,7 +10,8 @@ constexpr int kThreads = 256;
 
 // A thread owns kWide neighbouring elements; the last one the rest of the array.
 template <class From, class To, int kWide>
-__global__ void __launch_bounds__(kThreads) cast_kernel(Cast<From, To> p) {
+__global__ void __launch_bounds__(kThreads) cast_kernel(Deferred<Cast<From, To>> deferred) {
+  const Cast<From, To>& p = deferred.wait();
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kWide;
   if (first + kWide <= p.count) {
@@ -23,7 +24,8 @@ __global__ void __launch_bounds__(kThreads) cast_kernel(Cast<From, To> p) {
 }
 
 template <class T, int kWide>
-__global__ void __launch_bounds__(kThreads) fill_kernel(Fill<T> p) {
+__global__ void __launch_bounds__(kThreads) fill_kernel(Deferred<Fill<T>> deferred) {
+  const Fill<T>& p = deferred.wait();
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kWide;
   if (first + kWide <= p.count) {

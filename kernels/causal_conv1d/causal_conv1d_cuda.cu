@@ -89,7 +89,8 @@ struct Taps {
 // A thread a (image, run, vector of channels), vectors fastest.
 template <class T, int W, int N>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
-    forward_kernel(ConvForward<T> p, int runs, int run) {
+    forward_kernel(Deferred<ConvForward<T>> deferred, int runs, int run) {
+  const ConvForward<T>& p = deferred.wait();
   const ConvShape& shape = p.shape;
   const int vectors = shape.channels / N;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -212,7 +213,8 @@ struct BackwardTile {
 // registers, which widths over 4 would spill.
 template <class T, int W, int N>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? kBackwardBlocks : 1)
-    backward_kernel(ConvBackward<T> p, int pieces_per_image, BackwardTile tile) {
+    backward_kernel(Deferred<ConvBackward<T>> deferred, int pieces_per_image, BackwardTile tile) {
+  const ConvBackward<T>& p = deferred.wait();
   constexpr int warp_channels = kWarp * N;
   alignas(16) __shared__ float shared[W + 1][kWarps * warp_channels];
   const std::int64_t piece = blockIdx.x / tile.channel_tiles;

@@ -1,4 +1,4 @@
-// Embeddings: the sinusoid of time, the label table, the fixed position table.
+// Embeddings: the sinusoid of time and the label table.
 //
 // T is double or float on the CPU, float, f16 or bf16 on CUDA.
 #pragma once
@@ -43,15 +43,6 @@ struct LabelBackward {
   acc_t<T>* dtable;  // [classes + 1, width]
 };
 
-// x[b, l] += table[l]. The table is fixed, so there is no gradient but x's own. Width a multiple of
-// 4; on CUDA x and table begin at multiples of 16 bytes.
-template <class T>
-struct AddPosition {
-  int batch, length, width;
-  const acc_t<T>* table;  // [L, width]
-  T* x;                   // [B, L, width], in place
-};
-
 // Each throws where the sizes are outside the contract.
 template <class T>
 void check_shape(const SinusoidEmbedding<T>& p) {
@@ -63,13 +54,6 @@ inline void check_label_shape(int batch, int width, int classes) {
   FM_CHECK(batch > 0 && width > 0 && classes >= 0,
            "[label_embedding] batch and width must be positive and classes not negative, got ",
            batch, ", ", width, " and ", classes);
-}
-template <class T>
-void check_shape(const AddPosition<T>& p) {
-  FM_CHECK(p.batch > 0 && p.length > 0, "[add_position] batch and length must be positive, got ",
-           p.batch, " and ", p.length);
-  FM_CHECK(p.width > 0 && p.width % 4 == 0, "[add_position] width must be a multiple of 4, got ",
-           p.width);
 }
 
 template <class T>
@@ -84,9 +68,5 @@ template <class T>
 void label_backward(CpuQueue&, const LabelBackward<T>&);
 template <class T>
 void label_backward(CudaQueue&, const LabelBackward<T>&);
-template <class T>
-void add_position(CpuQueue&, const AddPosition<T>&);
-template <class T>
-void add_position(CudaQueue&, const AddPosition<T>&);
 
 }  // namespace fm

@@ -7,13 +7,13 @@
 namespace fm {
 
 struct EmbeddingShape {
-  int batch, length, width, classes;
+  int batch, width, classes;
 };
 
 inline constexpr EmbeddingShape kEmbeddingCases[] = {
-    {1, 1, 4, 0}, {3, 7, 12, 2}, {33, 5, 100, 10}, {64, 197, 128, 10}, {7, 3, 1000, 3},
+    {1, 4, 0}, {3, 12, 2}, {33, 100, 10}, {64, 128, 10}, {7, 1000, 3},
 };
-inline constexpr EmbeddingShape kEmbeddingPaper = {256, 196, 128, 10};
+inline constexpr EmbeddingShape kEmbeddingPaper = {256, 128, 10};
 
 // fp32: sums of up to 64 rows, 2^-24 each. fp16 and bf16: one rounding of the result, half an ulp:
 // at most 2^-11 and 2^-8 of each element.
@@ -32,11 +32,4 @@ inline Work label_backward_work(const EmbeddingShape& s, DType t) {
   const double table = (s.classes + 1.0) * s.width * static_cast<double>(size_of(acc_dtype(t)));
   return {elements * static_cast<double>(size_of(t)) + table + 4.0 * s.batch, elements, 0};
 }
-// Of the residual stream, in acc_t of t.
-inline Work add_position_work(const EmbeddingShape& s, DType t) {
-  const double image = static_cast<double>(s.length) * s.width;
-  return {(2 * s.batch + 1) * image * static_cast<double>(size_of(acc_dtype(t))), s.batch * image,
-          0};
-}
-
 }  // namespace fm

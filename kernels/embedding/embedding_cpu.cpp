@@ -2,7 +2,6 @@
 #include <cmath>
 
 #include "kernels/base/parallel_for.h"
-#include "kernels/base/simd.h"
 #include "kernels/embedding/embedding.h"
 
 namespace fm {
@@ -12,21 +11,6 @@ constexpr std::int64_t kRowGrain = 16;
 
 int row_of(std::int32_t label, int classes) {
   return label >= 0 && label < classes ? label : classes;
-}
-
-template <class T>
-inline void add_rows(const AddPosition<T>& p, std::int64_t begin, std::int64_t end) {
-  const int width = p.width;
-  for (std::int64_t row = begin; row < end; ++row) {
-    const T* table = p.table + row % p.length * width;
-    T* x = p.x + row * width;
-#pragma omp simd
-    for (int c = 0; c < width; ++c) x[c] += table[c];
-  }
-}
-
-FM_SIMD void add_rows_simd(const AddPosition<float>& p, std::int64_t begin, std::int64_t end) {
-  add_rows(p, begin, end);
 }
 
 }  // namespace
@@ -72,23 +56,11 @@ void label_backward(CpuQueue& queue, const LabelBackward<T>& p) {
   });
 }
 
-template <class T>
-void add_position(CpuQueue& queue, const AddPosition<T>& p) {
-  check_shape(p);
-  const std::int64_t rows = static_cast<std::int64_t>(p.batch) * p.length;
-  parallel_for(queue, rows, 4 * kRowGrain, [&](std::int64_t begin, std::int64_t end) {
-    if constexpr (std::is_same_v<T, float>) add_rows_simd(p, begin, end);
-    else add_rows(p, begin, end);
-  });
-}
-
 template void sinusoid_embedding(CpuQueue&, const SinusoidEmbedding<float>&);
 template void sinusoid_embedding(CpuQueue&, const SinusoidEmbedding<double>&);
 template void label_forward(CpuQueue&, const LabelForward<float>&);
 template void label_forward(CpuQueue&, const LabelForward<double>&);
 template void label_backward(CpuQueue&, const LabelBackward<float>&);
 template void label_backward(CpuQueue&, const LabelBackward<double>&);
-template void add_position(CpuQueue&, const AddPosition<float>&);
-template void add_position(CpuQueue&, const AddPosition<double>&);
 
 }  // namespace fm

@@ -1,5 +1,5 @@
+#include "kernels/base/convert.cuh"
 #include "kernels/base/launch.cuh"
-#include "kernels/base/vec.cuh"
 #include "kernels/embedding/embedding.h"
 
 namespace fm {
@@ -7,7 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kTableThreads = 64;  // columns a block of label_backward owns
-constexpr int kWide = 4;
 
 __device__ __forceinline__ int row_of(std::int32_t label, int classes) {
   return label >= 0 && label < classes ? label : classes;
@@ -15,7 +14,9 @@ __device__ __forceinline__ int row_of(std::int32_t label, int classes) {
 
 // A thread owns one frequency of one image. Double arithmetic: a few thousand angles a step.
 template <class T>
-__global__ void __launch_bounds__(kThreads) sinusoid_kernel(SinusoidEmbedding<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    sinusoid_kernel(Deferred<SinusoidEmbedding<T>> deferred) {
+  const SinusoidEmbedding<T>& p = deferred.wait();
   const int half = p.width / 2;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= static_cast<std::int64_t>(p.batch) * half) return;
@@ -29,7 +30,9 @@ __global__ void __launch_bounds__(kThreads) sinusoid_kernel(SinusoidEmbedding<T>
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) label_forward_kernel(LabelForward<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    label_forward_kernel(Deferred<LabelForward<T>> deferred) {
+  const LabelForward<T>& p = deferred.wait();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= static_cast<std::int64_t>(p.batch) * p.width) return;
   const std::int64_t row = row_of(p.labels[index / p.width], p.classes);
@@ -40,7 +43,8 @@ __global__ void __launch_bounds__(kThreads) label_forward_kernel(LabelForward<T>
 // of what the other rows have is zero, so that sixteen loads are in flight at a time.
 template <class T>
 __global__ void __launch_bounds__(kTableThreads)
-    label_backward_kernel(LabelBackward<T> p, unsigned tiles) {
+    label_backward_kernel(Deferred<LabelBackward<T>> deferred, unsigned tiles) {
+  const LabelBackward<T>& p = deferred.wait();
   const int row = static_cast<int>(blockIdx.x / tiles);
   const int column = static_cast<int>(blockIdx.x % tiles) * kTableThreads + threadIdx.x;
   if (column >= p.width) return;
@@ -51,24 +55,6 @@ __global__ void __launch_bounds__(kTableThreads)
                ? widen(p.dy[static_cast<std::int64_t>(b) * p.width + column])
                : 0.0f;
   p.dtable[static_cast<std::int64_t>(row) * p.width + column] = sum;
-}
-
-// A thread owns four neighbouring elements; a block stays inside one image.
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    add_position_kernel(AddPosition<T> p, unsigned blocks_per_image) {
-  const std::int64_t image = blockIdx.x / blocks_per_image;
-  const std::int64_t inside =
-      (static_cast<std::int64_t>(blockIdx.x % blocks_per_image) * kThreads + threadIdx.x) * kWide;
-  const std::int64_t image_size = static_cast<std::int64_t>(p.length) * p.width;
-  if (inside >= image_size) return;
-  T* x = p.x + image * image_size + inside;
-  float value[kWide], position[kWide];
-  load_wide(value, x);
-  load_wide(position, p.table + inside);
-#pragma unroll
-  for (int i = 0; i < kWide; ++i) value[i] += position[i];
-  store_narrow(x, value);
 }
 
 unsigned checked_grid(const char* op, std::int64_t blocks) {
@@ -103,16 +89,6 @@ void label_backward(CudaQueue& queue, const LabelBackward<T>& p) {
          kTableThreads, 0, p, static_cast<unsigned>(tiles));
 }
 
-template <class T>
-void add_position(CudaQueue& queue, const AddPosition<T>& p) {
-  check_shape(p);
-  const std::int64_t image_size = static_cast<std::int64_t>(p.length) * p.width;
-  const std::int64_t blocks = ceil_div(image_size, kThreads * kWide);
-  launch(queue, "add_position", add_position_kernel<T>,
-         checked_grid("add_position", p.batch * blocks), kThreads, 0, p,
-         static_cast<unsigned>(blocks));
-}
-
 template void sinusoid_embedding(CudaQueue&, const SinusoidEmbedding<float>&);
 template void sinusoid_embedding(CudaQueue&, const SinusoidEmbedding<f16>&);
 template void sinusoid_embedding(CudaQueue&, const SinusoidEmbedding<bf16>&);
@@ -122,8 +98,5 @@ template void label_forward(CudaQueue&, const LabelForward<bf16>&);
 template void label_backward(CudaQueue&, const LabelBackward<float>&);
 template void label_backward(CudaQueue&, const LabelBackward<f16>&);
 template void label_backward(CudaQueue&, const LabelBackward<bf16>&);
-template void add_position(CudaQueue&, const AddPosition<float>&);
-template void add_position(CudaQueue&, const AddPosition<f16>&);
-template void add_position(CudaQueue&, const AddPosition<bf16>&);
 
 }  // namespace fm

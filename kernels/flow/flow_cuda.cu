@@ -60,7 +60,9 @@ __device__ __forceinline__ void path_group(const float (&x0)[4], const float (&x
 
 // `per_image` blocks serve one image, a thread four pixels. Every thread finds the image's number
 // and time for itself: some 300 integer instructions, cheaper than a kernel or a barrier for them.
-__global__ void __launch_bounds__(kThreads) batch_kernel(FlowBatch<float> p, unsigned per_image) {
+__global__ void __launch_bounds__(kThreads)
+    batch_kernel(Deferred<FlowBatch<float>> deferred, unsigned per_image) {
+  const FlowBatch<float>& p = deferred.wait();
   const int b = static_cast<int>(blockIdx.x / per_image);
   const std::uint32_t group = blockIdx.x % per_image * kThreads + threadIdx.x;
   const std::int64_t first = static_cast<std::int64_t>(group) * 4, row = b * p.pixels;
@@ -84,7 +86,8 @@ __global__ void __launch_bounds__(kThreads) batch_kernel(FlowBatch<float> p, uns
 }
 
 __global__ void __launch_bounds__(kThreads)
-    interpolate_kernel(FlowInterpolate<float> p, unsigned per_image) {
+    interpolate_kernel(Deferred<FlowInterpolate<float>> deferred, unsigned per_image) {
+  const FlowInterpolate<float>& p = deferred.wait();
   const int b = static_cast<int>(blockIdx.x / per_image);
   const std::uint32_t group = blockIdx.x % per_image * kThreads + threadIdx.x;
   const std::int64_t first = static_cast<std::int64_t>(group) * 4, row = b * p.pixels;
@@ -98,7 +101,9 @@ __global__ void __launch_bounds__(kThreads)
   store_group(p.target + row, target, first, p.pixels, wide);
 }
 
-__global__ void __launch_bounds__(kSumThreads) loss_kernel(FlowLossForward<float> p) {
+__global__ void __launch_bounds__(kSumThreads)
+    loss_kernel(Deferred<FlowLossForward<float>> deferred) {
+  const FlowLossForward<float>& p = deferred.wait();
   __shared__ double shared[kSumThreads / kWarp];
   double sum = 0;
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kSumThreads * 4;
@@ -117,12 +122,14 @@ __global__ void __launch_bounds__(kSumThreads) loss_kernel(FlowLossForward<float
 }
 
 __global__ void __launch_bounds__(kSumThreads)
-    loss_finish_kernel(FlowLossForward<float> p, int partials) {
+    loss_finish_kernel(Deferred<FlowLossForward<float>> deferred, int partials) {
+  const FlowLossForward<float>& p = deferred.wait();
   finish_mean<kSumThreads>(p.workspace, partials, p.count, p.loss);
 }
 
 __global__ void __launch_bounds__(kSumThreads)
-    loss_backward_kernel(FlowLossBackward<float> p, float two_over_count) {
+    loss_backward_kernel(Deferred<FlowLossBackward<float>> deferred, float two_over_count) {
+  const FlowLossBackward<float>& p = deferred.wait();
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kSumThreads + threadIdx.x) * 4;
   if (first >= p.count) return;

@@ -20,7 +20,9 @@ __device__ __forceinline__ float combine_one(const LinearCombination<float>& p, 
 // A thread owns kWide neighbouring elements, the last one the rest of the array; it has read all of
 // them when it writes, so `out` may be an input.
 template <int kWide>
-__global__ void __launch_bounds__(kThreads) combine_kernel(LinearCombination<float> p) {
+__global__ void __launch_bounds__(kThreads)
+    combine_kernel(Deferred<LinearCombination<float>> deferred) {
+  const LinearCombination<float>& p = deferred.wait();
   const std::int64_t first =
       (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kWide;
   if (first + kWide > p.count) {

@@ -17,9 +17,17 @@ bool wide_rows(const T* data, int width, std::int64_t stride, std::int64_t group
          width % elements == 0 && stride % elements == 0 && (groups == 1 || group % elements == 0);
 }
 
+template <class T, class Y>
+struct Broadcast {
+  LinearShape shape;
+  const T* bias;
+  Y* y;
+};
+
 // A thread owns kWide neighbouring outputs of one row.
 template <class T, class Y, int kWide>
-__global__ void __launch_bounds__(kThreads) broadcast_kernel(LinearShape s, const T* bias, Y* y) {
+__global__ void __launch_bounds__(kThreads) broadcast_kernel(Deferred<Broadcast<T, Y>> deferred) {
+  const auto& [s, bias, y] = deferred.wait();
   const int per_group = s.out / kWide, per_row = s.groups * per_group;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= s.rows * per_row) return;
@@ -33,12 +41,20 @@ __global__ void __launch_bounds__(kThreads) broadcast_kernel(LinearShape s, cons
   store_narrow(y + row * s.y_stride + group * s.y_group + column, value);
 }
 
+template <class T>
+struct ColumnParts {
+  LinearShape shape;
+  const T* dy;
+  std::int64_t part_rows;
+  float* parts;
+};
+
 // Two stages: blocks sum parts of the rows, then the parts are added in order.
 // A block covers kColumnLanes * kWide columns, kThreads / kColumnLanes rows at a time; wide columns
 // make 8 lanes a full 128-byte line.
 template <class T, int kWide>
-__global__ void __launch_bounds__(kThreads)
-    column_parts_kernel(LinearShape s, const T* dy, std::int64_t part_rows, float* parts) {
+__global__ void __launch_bounds__(kThreads) column_parts_kernel(Deferred<ColumnParts<T>> deferred) {
+  const auto& [s, dy, part_rows, parts] = deferred.wait();
   constexpr int kColumnLanes = kWide == 1 ? kWarp : 8;
   constexpr int kRowLanes = kThreads / kColumnLanes;
   constexpr int kColumns = kColumnLanes * kWide;
@@ -75,9 +91,17 @@ __global__ void __launch_bounds__(kThreads)
 
 constexpr int kAddLanes = 32;
 
+struct AddParts {
+  const float* parts;
+  int count;
+  std::int64_t columns;
+  float* to;
+};
+
 // to [columns] = sum of the rows of parts [count, columns].
 __global__ void __launch_bounds__(kAddLanes* kAddLanes)
-    add_parts_kernel(const float* parts, int count, std::int64_t columns, float* to) {
+    add_parts_kernel(Deferred<AddParts> deferred) {
+  const auto& [parts, count, columns, to] = deferred.wait();
   __shared__ float shared[kAddLanes][kAddLanes];
   const int lane = threadIdx.x % kAddLanes, part_lane = threadIdx.x / kAddLanes;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kAddLanes + lane;
@@ -99,7 +123,8 @@ template <class T, class Y, int kWide>
 void launch_broadcast(CudaQueue& queue, const LinearShape& s, const T* bias, Y* y) {
   const std::int64_t count = s.rows * s.groups * (s.out / kWide);
   launch(queue, "linear_bias", broadcast_kernel<T, Y, kWide>,
-         static_cast<unsigned>(ceil_div(count, kThreads)), kThreads, 0, s, bias, y);
+         static_cast<unsigned>(ceil_div(count, kThreads)), kThreads, 0,
+         Broadcast<T, Y>{s, bias, y});
 }
 
 template <class T, int kWide>
@@ -108,8 +133,8 @@ void launch_column_parts(CudaQueue& queue, const LinearShape& s, const T* dy, fl
   const RowSplit split = cuda_column_split(s);
   const dim3 grid(static_cast<unsigned>(ceil_div(s.out, kColumns)),
                   static_cast<unsigned>(split.count), static_cast<unsigned>(s.groups));
-  launch(queue, "linear_column_parts", column_parts_kernel<T, kWide>, grid, kThreads, 0, s, dy,
-         split.rows, parts);
+  launch(queue, "linear_column_parts", column_parts_kernel<T, kWide>, grid, kThreads, 0,
+         ColumnParts<T>{s, dy, split.rows, parts});
 }
 
 }  // namespace
@@ -130,8 +155,8 @@ void column_sums(CudaQueue& queue, const LinearShape& s, const T* dy, float* dbi
   else launch_column_parts<T, 1>(queue, s, dy, parts);
   const std::int64_t columns = std::int64_t{s.groups} * s.out;
   launch(queue, "linear_column_sums", add_parts_kernel,
-         static_cast<unsigned>(ceil_div(columns, kAddLanes)), kAddLanes * kAddLanes, 0, parts,
-         static_cast<int>(cuda_column_split(s).count), columns, dbias);
+         static_cast<unsigned>(ceil_div(columns, kAddLanes)), kAddLanes * kAddLanes, 0,
+         AddParts{parts, static_cast<int>(cuda_column_split(s).count), columns, dbias});
 }
 
 template void broadcast_bias(CudaQueue&, const LinearShape&, const float*, float*);

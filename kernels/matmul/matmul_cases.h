@@ -18,6 +18,8 @@ inline constexpr LinearShape kMatmulCases[] = {
     {197, 8, 256, 2, 272, 512, 136, 256},  // dt_proj: reads the last 8 columns of x_proj's 136
     {50, 24, 40, 3, 24, 40, 50 * 24, 50 * 40},
     {64, 48, 40, 1, 0, 129},  // unaligned rows
+    {196, 512, 128},          // few rows, and the longest sum their kernel takes
+    {35, 264, 21},
 };
 
 // Long sums over rows, every tile of the weight gradient's own kernel among them: rows that are no

@@ -1,4 +1,5 @@
-// The three products of a linear layer, each as one Product.
+// The three products of a linear layer, each as one Product where no kernel of our own is made for
+// it.
 #include "kernels/matmul/linear_shape.h"
 #include "kernels/matmul/product.h"
 
@@ -7,6 +8,8 @@ namespace fm {
 template <class T, class Y>
 void linear_forward(CudaQueue& queue, const LinearForward<T, Y>& p) {
   const LinearShape s = checked(p.shape);
+  if constexpr (sizeof(T) == 2)
+    if (linear_few_rows(queue, p, s)) return;
   Product<T, Y> product{.m = s.rows,
                         .n = s.out,
                         .k = s.in,

@@ -37,6 +37,11 @@ void multiply(CudaQueue&, const Product<T, D>&);
 template <class T>
 bool multiply_with_bias(CudaQueue&, const Product<T, T>&, const T* bias);
 
+// The whole layer by our own kernel for few rows of 16-bit elements; false where the shape is not
+// for it (nothing was done then).
+template <class T, class Y>
+bool linear_few_rows(CudaQueue&, const LinearForward<T, Y>&, const LinearShape& checked_shape);
+
 // Our own kernel: every shape, stride and alignment, at a fraction of the speed.
 template <class T, class D>
 void multiply_simple(CudaQueue&, const Product<T, D>&);

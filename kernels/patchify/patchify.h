@@ -1,5 +1,6 @@
-// Images to tokens and back: [B, C, H, W] <-> [B, L, C p p], L = (H/p)(W/p) patches in raster
-// order; inside a token: channel, row, column. A pure permutation, so each is the other's gradient.
+// Images to tokens and back, and to embedded tokens: [B, C, H, W] <-> [B, L, C p p], L = (H/p)(W/p)
+// patches in raster order; inside a token: channel, row, column. A pure permutation, so each is the
+// other's gradient.
 //
 // From and To are double on the CPU in fp64, otherwise float, f16 or bf16 (CPU: float).
 #pragma once
@@ -28,6 +29,18 @@ inline void check_shape(const PatchShape& s) {
            s.height, " x ", s.width);
 }
 
+inline int token_width(const PatchShape& s) {
+  return s.channels * s.patch * s.patch;
+}
+inline int token_count(const PatchShape& s) {
+  return s.height / s.patch * (s.width / s.patch);
+}
+inline void check_embedding(const PatchShape& s, int width) {
+  check_shape(s);
+  FM_CHECK(width > 0 && width % 4 == 0, "[embed_patches] width must be a multiple of 4, got ",
+           width);
+}
+
 template <class From, class To>
 struct Patchify {
   PatchShape shape;
@@ -42,6 +55,21 @@ struct Unpatchify {
   To* image;
 };
 
+// x = patchify(image) w^T + bias + position, in one pass. The tokens are rounded to T before the
+// product; sums are in acc_t<T>, rounded once. X, the type of the residual stream, is acc_t<T> or
+// T. Width a multiple of 4; on CUDA x and position begin at multiples of 16 bytes.
+template <class T, class X>
+struct EmbedPatches {
+  PatchShape shape;
+  int width;
+  const acc_t<T>* image;
+  const T* w;                // [width, C p p]
+  const T* bias;             // [width]
+  const acc_t<T>* position;  // [L, width]
+  T* tokens;                 // [B, L, C p p]; null: they are not kept
+  X* x;                      // [B, L, width]
+};
+
 // <double, double> and <float, float> on the CPU; <float, float | f16 | bf16> on CUDA.
 template <class From, class To>
 void patchify(CpuQueue&, const Patchify<From, To>&);
@@ -52,5 +80,11 @@ template <class From, class To>
 void unpatchify(CpuQueue&, const Unpatchify<From, To>&);
 template <class From, class To>
 void unpatchify(CudaQueue&, const Unpatchify<From, To>&);
+// <double, double> and <float, float> on the CPU; <float, float>, <f16, float | f16> and
+// <bf16, float | bf16> on CUDA.
+template <class T, class X>
+void embed_patches(CpuQueue&, const EmbedPatches<T, X>&);
+template <class T, class X>
+void embed_patches(CudaQueue&, const EmbedPatches<T, X>&);
 
 }  // namespace fm

@@ -1,3 +1,5 @@
+#include <vector>
+
 #include "kernels/base/parallel_for.h"
 #include "kernels/patchify/patchify.h"
 
@@ -41,6 +43,30 @@ void unpatchify(CpuQueue& queue, const Unpatchify<From, To>& p) {
   });
 }
 
+template <class T, class X>
+void embed_patches(CpuQueue& queue, const EmbedPatches<T, X>& p) {
+  check_embedding(p.shape, p.width);
+  const int in = token_width(p.shape), tokens = token_count(p.shape), width = p.width;
+  parallel_for(queue, p.shape.batch, 1, [&](std::int64_t b, std::int64_t) {
+    const std::int64_t first = b * tokens;
+    std::vector<T> own;  // an image's tokens, where nobody keeps them
+    if (!p.tokens) own.resize(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(in));
+    T* const patches = p.tokens ? p.tokens + first * in : own.data();
+    for_each_element(p.shape, b, [&](std::int64_t image, std::int64_t token) {
+      patches[token - first * in] = p.image[image];
+    });
+    for (std::int64_t l = 0; l < tokens; ++l) {
+      for (std::int64_t j = 0; j < width; ++j) {
+        T sum = 0;
+        for (int k = 0; k < in; ++k) sum += patches[l * in + k] * p.w[j * in + k];
+        p.x[(first + l) * width + j] = sum + p.bias[j] + p.position[l * width + j];
+      }
+    }
+  });
+}
+
+template void embed_patches(CpuQueue&, const EmbedPatches<float, float>&);
+template void embed_patches(CpuQueue&, const EmbedPatches<double, double>&);
 template void patchify(CpuQueue&, const Patchify<float, float>&);
 template void patchify(CpuQueue&, const Patchify<double, double>&);
 template void unpatchify(CpuQueue&, const Unpatchify<float, float>&);

@@ -20,7 +20,8 @@ __device__ __forceinline__ bool my_element(const PatchShape& s, unsigned blocks_
 
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
-    patchify_kernel(Patchify<From, To> p, unsigned blocks_per_image) {
+    patchify_kernel(Deferred<Patchify<From, To>> deferred, unsigned blocks_per_image) {
+  const Patchify<From, To>& p = deferred.wait();
   const PatchShape& s = p.shape;
   std::int64_t begin;
   unsigned token;
@@ -40,7 +41,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class From, class To>
 __global__ void __launch_bounds__(kThreads)
-    unpatchify_kernel(Unpatchify<From, To> p, unsigned blocks_per_image) {
+    unpatchify_kernel(Deferred<Unpatchify<From, To>> deferred, unsigned blocks_per_image) {
+  const Unpatchify<From, To>& p = deferred.wait();
   const PatchShape& s = p.shape;
   std::int64_t begin;
   unsigned image;

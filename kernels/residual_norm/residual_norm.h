@@ -26,15 +26,16 @@
 namespace fm {
 
 struct ResidualNormShape {
-  int batch, length, width;        // width a multiple of 8, at most 4096
-  std::int64_t modulation_stride;  // elements between images' shifts and scales, a multiple of 8
-  std::int64_t gate_stride;        // between images' gates, likewise
+  int batch, length, width;  // width a multiple of 8, at most 4096
+  // Elements between images' shifts and scales, and between their gates: multiples of 8, at least
+  // the width; forward also 0, where all images share one row.
+  std::int64_t modulation_stride, gate_stride;
 };
 
 inline constexpr double kLayerNormEps = 1e-6;
 
 // Throws where a shape is outside the contract.
-inline void check_shape(const ResidualNormShape& s) {
+inline void check_shape(const ResidualNormShape& s, bool may_share = false) {
   FM_CHECK(s.batch > 0 && s.length > 0, "[residual_norm] batch and length must be positive, got ",
            s.batch, " and ", s.length);
   FM_CHECK(s.width > 0 && s.width % 8 == 0 && s.width <= 4096,
@@ -43,9 +44,9 @@ inline void check_shape(const ResidualNormShape& s) {
            "[residual_norm] length times width must be below 2^31, got ", s.length, " and ",
            s.width);
   for (const std::int64_t stride : {s.modulation_stride, s.gate_stride})
-    FM_CHECK(stride >= s.width && stride % 8 == 0,
+    FM_CHECK((stride >= s.width && stride % 8 == 0) || (may_share && stride == 0),
              "[residual_norm] strides must be multiples of 8 and at least the width ", s.width,
-             ", got ", stride);
+             may_share ? ", or 0" : "", ", got ", stride);
 }
 
 template <class T, class X>

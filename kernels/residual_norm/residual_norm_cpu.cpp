@@ -109,7 +109,7 @@ FM_SIMD void backward_image_simd(const ResidualNormBackward<float, float>& p, st
 
 template <class T, class X>
 void residual_norm_forward(CpuQueue& queue, const ResidualNormForward<T, X>& p) {
-  check_shape(p.shape);
+  check_shape(p.shape, true);
   const std::int64_t rows = static_cast<std::int64_t>(p.shape.batch) * p.shape.length;
   parallel_for(queue, rows, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
     if constexpr (std::is_same_v<T, float>) forward_rows_simd(p, begin, end);

@@ -80,7 +80,8 @@ __device__ __forceinline__ void store_row(T* row, const float (&from)[kGroups][k
 // A block is kTeams rows of one image.
 template <int kTeam, int kGroups, int kThreads, class T, class X>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(ResidualNormForward<T, X> p, unsigned blocks_per_image) {
+    forward_kernel(Deferred<ResidualNormForward<T, X>> deferred, unsigned blocks_per_image) {
+  const ResidualNormForward<T, X>& p = deferred.wait();
   using Row = Team<kTeam, kGroups, kThreads>;
   const int width = p.shape.width;
   const std::int64_t image = blockIdx.x / blocks_per_image;
@@ -147,7 +148,9 @@ __device__ void add_teams(T* to, const float (&mine)[kGroups][kWide], float* sum
 // are in flight, and each thread keeps the sums of its columns. Dynamic shared memory:
 // column_sum_bytes.
 template <int kTeam, int kGroups, int kRows, int kThreads, int kBlocks, class T, class X>
-__global__ void __launch_bounds__(kThreads, kBlocks) backward_kernel(ResidualNormBackward<T, X> p) {
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    backward_kernel(Deferred<ResidualNormBackward<T, X>> deferred) {
+  const ResidualNormBackward<T, X>& p = deferred.wait();
   using Row = Team<kTeam, kGroups, kThreads>;
   extern __shared__ __align__(16) float team_sums[];  // [kTeams][width]
   const int width = p.shape.width, length = p.shape.length;
@@ -245,7 +248,7 @@ void with_team(int width, F&& f) {
 
 template <class T, class X>
 void residual_norm_forward(CudaQueue& queue, const ResidualNormForward<T, X>& p) {
-  check_shape(p.shape);
+  check_shape(p.shape, true);
   with_team(p.shape.width, [&]<int kTeam, int kGroups>() {
     const int blocks = ceil_div(p.shape.length, kForwardThreads / kTeam);
     const std::int64_t grid = static_cast<std::int64_t>(p.shape.batch) * blocks;

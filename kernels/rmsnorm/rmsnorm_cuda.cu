@@ -77,7 +77,9 @@ __device__ __forceinline__ void forward_segment(const RmsNormForward<T>& p, int 
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const __grid_constant__ RmsNormForward<T> p, const __grid_constant__ Plan plan) {
+    forward_kernel(const __grid_constant__ Deferred<RmsNormForward<T>> deferred,
+                   const __grid_constant__ Plan plan) {
+  const RmsNormForward<T>& p = deferred.wait();
   for (int s = 0; s < p.shape.segments; ++s)
     if (plan.wide[s]) forward_segment<kWide<T>>(p, s, plan.lanes[s]);
     else forward_segment<1>(p, s, plan.lanes[s]);
@@ -173,8 +175,9 @@ __device__ __forceinline__ void backward_segment(const RmsNormBackward<T>& p, in
 // A block a (piece of rows, group). The workspace is [pieces, weights()].
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(const __grid_constant__ RmsNormBackward<T> p, const __grid_constant__ Plan plan,
-                    std::int64_t rows_per_piece) {
+    backward_kernel(const __grid_constant__ Deferred<RmsNormBackward<T>> deferred,
+                    const __grid_constant__ Plan plan, std::int64_t rows_per_piece) {
+  const RmsNormBackward<T>& p = deferred.wait();
   extern __shared__ __align__(16) float shared[];
   const RmsNormShape& shape = p.shape;
   const std::int64_t piece = blockIdx.x / shape.groups;

@@ -67,7 +67,8 @@ __device__ __forceinline__ void load_weights(float (&to)[N], const float* from, 
 // A block takes `turns` rows a team. Every lane takes every turn, as the sums need whole warps.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    forward_kernel(const __grid_constant__ RmsNormForward<T> p, int turns) {
+    forward_kernel(const __grid_constant__ Deferred<RmsNormForward<T>> deferred, int turns) {
+  const RmsNormForward<T>& p = deferred.wait();
   constexpr int N = kWide<T>;
   const RmsNormShape& shape = p.shape;
   const int team = threadIdx.x / kLanes, lane = threadIdx.x % kLanes;
@@ -144,8 +145,9 @@ __device__ __forceinline__ void combine(float (&sums)[N], int n, int groups, flo
 // A block a piece of rows. The weights stand in shared memory: the registers hold their gradients.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    backward_kernel(const __grid_constant__ RmsNormBackward<T> p,
+    backward_kernel(const __grid_constant__ Deferred<RmsNormBackward<T>> deferred,
                     const __grid_constant__ WeightColumns columns, int rows_per_piece) {
+  const RmsNormBackward<T>& p = deferred.wait();
   constexpr int N = kWide<T>;
   extern __shared__ __align__(16) float shared[];
   const RmsNormShape& shape = p.shape;

@@ -8,11 +8,12 @@ namespace fm {
 
 inline constexpr RmsNormLinearShape kRmsNormLinearCases[] = {
     // rows, in, out, eps
-    {1, 1, 1, 10},          {7, 13, 5, 1e-5},  // no vectors
-    {33, 24, 12, 1e-5},                        // vectors of 4, none of 8
-    {197, 100, 300, 1e-6},                     // wider out than in
-    {9, 1032, 264, 1e-5},                      // several steps a row, and a rest
-    {1000, 512, 128, 1e-5},
+    {1, 1, 1, 10},          {7, 13, 5, 1e-5},       // no vectors
+    {33, 24, 12, 1e-5},                             // vectors of 4, none of 8
+    {197, 100, 300, 1e-6},                          // wider out than in
+    {9, 1032, 264, 1e-5},                           // several steps a row, and a rest
+    {1000, 512, 128, 1e-5}, {196, 512, 128, 1e-5},  // few rows
+    {35, 264, 21, 1e-5},                            // and few of odd number
 };
 inline constexpr RmsNormLinearShape kRmsNormLinearPaper = {256 * 196, 512, 128, 1e-5};
 

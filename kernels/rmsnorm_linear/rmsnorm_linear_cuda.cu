@@ -23,7 +23,8 @@ template <class T>
 constexpr int kWide = 16 / sizeof(T);
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) fold_kernel(RmsNormFold<T> p) {
+__global__ void __launch_bounds__(kThreads) fold_kernel(Deferred<RmsNormFold<T>> deferred) {
+  const RmsNormFold<T>& p = deferred.wait();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= static_cast<std::int64_t>(p.shape.out) * p.shape.in) return;
   p.v[index] = narrow<T>(p.w[index] * p.weight[index % p.shape.in]);
@@ -32,7 +33,9 @@ __global__ void __launch_bounds__(kThreads) fold_kernel(RmsNormFold<T> p) {
 // y holds x V^T and becomes r times that. Every lane takes part in the sums; a team past the last
 // row has no columns.
 template <int N, class T>
-__global__ void __launch_bounds__(kThreads) scale_kernel(RmsNormLinearForward<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    scale_kernel(Deferred<RmsNormLinearForward<T>> deferred) {
+  const RmsNormLinearForward<T>& p = deferred.wait();
   constexpr int teams = kThreads / kScaleLanes;
   const int lane = threadIdx.x % kScaleLanes;
   const std::int64_t row =
@@ -62,7 +65,9 @@ __global__ void __launch_bounds__(kThreads) scale_kernel(RmsNormLinearForward<T>
 }
 
 template <int N, class T>
-__global__ void __launch_bounds__(kThreads) scale_backward_kernel(RmsNormScaleBackward<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    scale_backward_kernel(Deferred<RmsNormScaleBackward<T>> deferred) {
+  const RmsNormScaleBackward<T>& p = deferred.wait();
   constexpr int lanes = kScaleBackwardLanes, teams = kThreads / lanes;
   const int lane = threadIdx.x % lanes;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * teams + threadIdx.x / lanes;
@@ -88,7 +93,9 @@ __global__ void __launch_bounds__(kThreads) scale_backward_kernel(RmsNormScaleBa
 
 // dx holds g V and becomes g V - s x.
 template <int N, class T>
-__global__ void __launch_bounds__(kThreads) subtract_kernel(RmsNormLinearBackwardInput<T> p) {
+__global__ void __launch_bounds__(kThreads)
+    subtract_kernel(Deferred<RmsNormLinearBackwardInput<T>> deferred) {
+  const RmsNormLinearBackwardInput<T>& p = deferred.wait();
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const std::int64_t row = index / (p.shape.in / N);
   if (row >= p.shape.rows) return;
@@ -103,28 +110,28 @@ __global__ void __launch_bounds__(kThreads) subtract_kernel(RmsNormLinearBackwar
 
 // A block takes 32 columns, every row of them.
 __global__ void __launch_bounds__(kWarp* kFoldRows)
-    fold_backward_kernel(RmsNormLinearShape shape, const float* w, const float* weight, float* dw,
-                         float* dweight) {
+    fold_backward_kernel(Deferred<RmsNormFoldBackward<float>> deferred) {
+  const RmsNormFoldBackward<float>& p = deferred.wait();
   __shared__ float shared[kFoldRows][kWarp];
   const int lane = threadIdx.x % kWarp, first = threadIdx.x / kWarp;
   const int column = static_cast<int>(blockIdx.x) * kWarp + lane;
   float sum = 0;
-  if (column < shape.in) {
-    const float scale = weight[column];
+  if (column < p.shape.in) {
+    const float scale = p.weight[column];
 #pragma unroll 4
-    for (int j = first; j < shape.out; j += kFoldRows) {
-      const std::int64_t at = static_cast<std::int64_t>(j) * shape.in + column;
-      const float dv = dw[at];
-      sum = fmaf(dv, w[at], sum);
-      dw[at] = dv * scale;
+    for (int j = first; j < p.shape.out; j += kFoldRows) {
+      const std::int64_t at = static_cast<std::int64_t>(j) * p.shape.in + column;
+      const float dv = p.dw[at];
+      sum = fmaf(dv, p.w[at], sum);
+      p.dw[at] = dv * scale;
     }
   }
   shared[first][lane] = sum;
   __syncthreads();
-  if (first > 0 || column >= shape.in) return;
+  if (first > 0 || column >= p.shape.in) return;
 #pragma unroll
   for (int j = 1; j < kFoldRows; ++j) sum += shared[j][lane];
-  dweight[column] = sum;
+  p.dweight[column] = sum;
 }
 
 dim3 grid_of(std::int64_t count, int per_block) {
@@ -159,7 +166,7 @@ template <class T>
 void rmsnorm_linear_forward(CudaQueue& queue, const RmsNormLinearForward<T>& p) {
   rmsnorm_linear_check(p.shape);
   if constexpr (sizeof(T) == 2)
-    if (rmsnorm_linear_forward_fused(queue, p)) return;
+    if (rmsnorm_linear_forward_few_rows(queue, p) || rmsnorm_linear_forward_fused(queue, p)) return;
   linear_forward(queue,
                  LinearForward<T, T>{
                      .shape = product_of(p.shape), .x = p.x, .w = p.v, .bias = nullptr, .y = p.y});
@@ -195,7 +202,7 @@ template <class T>
 void rmsnorm_fold_backward(CudaQueue& queue, const RmsNormFoldBackward<T>& p) {
   rmsnorm_linear_check(p.shape);
   launch(queue, "rmsnorm_fold_backward", fold_backward_kernel, grid_of(p.shape.in, kWarp),
-         kWarp * kFoldRows, 0, p.shape, p.w, p.weight, p.dw, p.dweight);
+         kWarp * kFoldRows, 0, RmsNormFoldBackward<float>{p.shape, p.w, p.weight, p.dw, p.dweight});
 }
 
 template void rmsnorm_fold(CudaQueue&, const RmsNormFold<float>&);

@@ -11,6 +11,9 @@ namespace fm {
 // Return false, having launched nothing, where the shape or the alignment does not allow it.
 template <class T>
 bool rmsnorm_linear_forward_fused(CudaQueue&, const RmsNormLinearForward<T>&);
+// For few rows.
+template <class T>
+bool rmsnorm_linear_forward_few_rows(CudaQueue&, const RmsNormLinearForward<T>&);
 template <class T>
 bool rmsnorm_linear_backward_input_fused(CudaQueue&, const RmsNormLinearBackwardInput<T>&);
 

@@ -120,7 +120,9 @@ __device__ __forceinline__ void multiply_stage(Sums& sums, const ATile<T>& a_til
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2) forward_kernel(RmsNormLinearForward<T> p) {
+__global__ void __launch_bounds__(kThreads, 2)
+    forward_kernel(Deferred<RmsNormLinearForward<T>> deferred) {
+  const RmsNormLinearForward<T>& p = deferred.wait();
   extern __shared__ __align__(128) unsigned char memory[];
   __shared__ float row_squares[2][kRows];
   T* const shared = reinterpret_cast<T*>(memory);
@@ -195,7 +197,8 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(RmsNormLinearForwa
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2)
-    backward_input_kernel(RmsNormLinearBackwardInput<T> p) {
+    backward_input_kernel(Deferred<RmsNormLinearBackwardInput<T>> deferred) {
+  const RmsNormLinearBackwardInput<T>& p = deferred.wait();
   extern __shared__ __align__(128) unsigned char memory[];
   T* const shared = reinterpret_cast<T*>(memory);
   const int tiles = ceil_div(p.shape.in, kColumns);

@@ -2,15 +2,14 @@
 
 namespace fm {
 
-AdalnBlock::AdalnBlock(ParamStore& params, const std::string& name, int d, std::vector<Mixer> parts)
+AdalnBlock::AdalnBlock(Modulation& modulation, const std::string& name, int d,
+                       std::vector<Mixer> parts)
     : d_(d),
       parts_(std::move(parts)),
-      adaln_(params, name + ".adaln", d, 3 * static_cast<int>(parts_.size()) * d, true,
-             LinearLayer::Start::zero) {}
+      first_column_(modulation.add(name + ".adaln", kVectors * static_cast<int>(parts_.size()))) {}
 
-Residual AdalnBlock::operator()(Context& context, Residual stream, const Tensor& condition) const {
-  const Tensor modulation = adaln_(context, condition);
-  std::int64_t column = 0;
+Residual AdalnBlock::operator()(Context& context, Residual stream, const Tensor& modulation) const {
+  std::int64_t column = first_column_;
   const auto next = [&] {
     column += d_;
     return Columns(modulation, column - d_, d_);

@@ -3,6 +3,7 @@
 #include "engine/ops/activation.h"
 #include "engine/ops/embedding.h"
 #include "engine/ops/patchify.h"
+#include "engine/ops/velocity_head.h"
 
 namespace fm {
 namespace {
@@ -43,10 +44,9 @@ void PatchEmbed::materialise(Context& context) {
 }
 
 Tensor PatchEmbed::operator()(Context& context, const Tensor& image) const {
-  const bool full_precision = context.stream() == context.acc();
-  const Tensor x = linear_(context, patchify(context, image, config_.patch), full_precision);
-  add_position(context, x, {positions_.data(), {config_.tokens(), config_.d_model}, context.acc()});
-  return x;
+  const Tensor positions{positions_.data(), {config_.tokens(), config_.d_model}, context.acc()};
+  return embed_patches(context, image, config_.patch, *linear_.weight(), *linear_.bias(),
+                       positions);
 }
 
 ConditionEmbed::ConditionEmbed(ParamStore& params, const ModelConfig& config)
@@ -67,20 +67,17 @@ Tensor ConditionEmbed::operator()(Context& context, const Tensor& t, const Tenso
   return silu(context, c);
 }
 
-VelocityHead::VelocityHead(ParamStore& params, const ModelConfig& config)
+VelocityHead::VelocityHead(ParamStore& params, Modulation& modulation, const ModelConfig& config)
     : config_(config),
-      adaln_(params, "head_adaln", config.d_model, 2 * config.d_model, true,
-             LinearLayer::Start::zero),
+      first_column_(modulation.add("head_adaln", kVectors)),
       linear_(params, "head", config.d_model, config.token_width(), true,
               LinearLayer::Start::zero) {}
 
-Tensor VelocityHead::operator()(Context& context, Residual stream, const Tensor& condition) const {
-  const Tensor modulation = adaln_(context, condition);
+Tensor VelocityHead::operator()(Context& context, Residual stream, const Tensor& modulation) const {
   const std::int64_t d = config_.d_model;
-  const Tensor m =
-      residual_norm(context, stream, Columns(modulation, 0, d), Columns(modulation, d, d));
-  return unpatchify(context, linear_(context, m, true), config_.channels, config_.image,
-                    config_.patch);
+  const Columns shift(modulation, first_column_, d), scale(modulation, first_column_ + d, d);
+  return velocity_head(context, stream, shift, scale, *linear_.weight(), *linear_.bias(),
+                       config_.channels, config_.image, config_.patch);
 }
 
 }  // namespace fm

@@ -5,6 +5,7 @@
 #include "engine/ops/residual_norm.h"
 #include "models/config.h"
 #include "models/layers/linear_layer.h"
+#include "models/layers/modulation.h"
 
 namespace fm {
 
@@ -26,7 +27,7 @@ class PatchEmbed {
 class ConditionEmbed {
  public:
   ConditionEmbed(ParamStore& params, const ModelConfig& config);
-  // t [B] in acc type; labels [B] int32, used where the model has classes -> [B, d]
+  // t [rows] in acc type; labels [rows] int32, used where the model has classes -> [rows, d]
   Tensor operator()(Context& context, const Tensor& t, const Tensor& labels) const;
 
  private:
@@ -37,13 +38,16 @@ class ConditionEmbed {
 // The velocity: unpatchify(Linear(modulate(LN(x), shift, scale))), zero at the start.
 class VelocityHead {
  public:
-  VelocityHead(ParamStore& params, const ModelConfig& config);
-  // The residual stream [B, L, d], condition [B, d] -> [B, C, H, W] in acc type
-  Tensor operator()(Context& context, Residual stream, const Tensor& condition) const;
+  static constexpr int kVectors = 2;  // of the modulation
+
+  VelocityHead(ParamStore& params, Modulation& modulation, const ModelConfig& config);
+  // The residual stream [B, L, d], the modulations [B or 1, *] -> [B, C, H, W] in acc type
+  Tensor operator()(Context& context, Residual stream, const Tensor& modulation) const;
 
  private:
   ModelConfig config_;
-  LinearLayer adaln_, linear_;
+  std::int64_t first_column_;
+  LinearLayer linear_;
 };
 
 // [side * side, d]: the first half of a row encodes the token's row, the second its column, each as

@@ -20,9 +20,9 @@ class LinearLayer {
     if (bias) bias_ = &params.add(name + ".bias", {out}, init);
   }
 
-  // x [..., in] -> [..., out]; in acc type where `full_precision`.
-  Tensor operator()(Context& context, const Tensor& x, bool full_precision = false) const {
-    return linear(context, x, *weight_, bias_, full_precision);
+  // x [..., in] -> [..., out]
+  Tensor operator()(Context& context, const Tensor& x) const {
+    return linear(context, x, *weight_, bias_);
   }
 
   const Parameter* weight() const { return weight_; }

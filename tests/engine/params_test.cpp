@@ -71,6 +71,33 @@ TEST_SUITE("cpu") {
     CHECK(params.count() == 65 + 1000);
   }
 
+  TEST_CASE("params: those of a region are neighbours, whatever is declared between them") {
+    Context context(CpuQueue(1), DType::f32);
+    ParamStore params;
+    params.add("before", {3}, init_constant(7));
+    ParamStore::Region matrices = params.reserve(5 * 3), vectors = params.reserve(5);
+    const Parameter& first = params.add("a.weight", {2, 3}, init_constant(1), matrices);
+    params.add("a.bias", {2}, init_constant(2), vectors);
+    const Parameter& between = params.add("between", {70, 2}, init_constant(8));
+    const Parameter& second = params.add("b.weight", {3, 3}, init_constant(3), matrices);
+    params.add("b.bias", {3}, init_constant(4), vectors);
+    CHECK(second.offset == first.offset + 6);
+    CHECK(second.index == 4);
+    CHECK(between.offset % kDecayChunk == 0);
+    expect_fault(Fault::usage, "[params] c.bias [1] does not fit its region: 0 elements are left",
+                 [&] { params.add("c.bias", {1}, init_constant(0), vectors); });
+
+    params.materialise(context, ParamStore::Use::training);
+    params.initialise(1);
+    const auto values = [&](const Tensor& tensor) { return read(context.queue, tensor); };
+    CHECK(values({first.master.data, {5, 3}, DType::f32}) ==
+          Values{1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3, 3});
+    CHECK(values(params.all()[2].master) == Values{2, 2});
+    CHECK(values({params.all()[2].master.data, {5}, DType::f32}) == Values{2, 2, 4, 4, 4});
+    CHECK(params.decays()[first.offset / kDecayChunk] == 1);
+    CHECK(params.decays()[params.all()[2].offset / kDecayChunk] == 0);
+  }
+
   TEST_CASE("params: tensors point into the flat buffers, the padding is zero") {
     Context context(CpuQueue(1), DType::f32);
     ParamStore params;

@@ -122,6 +122,26 @@ TEST_SUITE("cpu") {
     }
   }
 
+  TEST_CASE("flow model: one row of modulations serves all images") {
+    for (const auto& blocks : {std::vector<std::string>{"mamba", "attention"}, {"attention"}}) {
+      Problem problem(tiny_config(blocks), CpuQueue(), DType::f64);
+      Context& context = problem.context;
+      write(context.queue, problem.t, {0.375, 0.375});
+      const Values want = read(context.queue, problem.velocity());
+      const Tensor t = tensor_of(context, {1}, DType::f64, {0.375});
+      const Tensor row = problem.model.modulation(context, t);
+      CHECK(row.shape == (Shape{1, problem.model.modulation_columns()}));
+      const Tensor v = problem.model.velocity_given(context, problem.x_t, row);
+      expect_close("v", read(context.queue, v), want, 1e-12);
+      // With a tape every image's modulations have gradients of their own.
+      Tape tape(context);
+      context.tape = &tape;
+      expect_fault(Fault::usage, "[residual_norm]",
+                   [&] { problem.model.velocity_given(context, problem.x_t, row); });
+      context.tape = nullptr;
+    }
+  }
+
   TEST_CASE("flow model: inference gives back all memory but its result") {
     Problem problem(tiny_config({"mamba", "attention"}), CpuQueue(), DType::f32);
     Arena& arena = problem.context.arena;

@@ -123,6 +123,18 @@ void check_reuse(const Sampler& model) {
   check();
   request.batch = 2;
   check();
+  // More steps than a captured graph takes together, and each by itself where somebody looks.
+  request.settings = {18, Solver::euler, 1};
+  request.batch = 3;
+  for (const bool labelled : {true, false}) {
+    if (!labelled) request.labels = {};
+    request.wants_states = false;
+    check();
+    const std::vector<float> quiet = kept(request);
+    request.wants_states = true;
+    check();
+    CHECK(kept(request) == quiet);
+  }
 }
 
 }  // namespace

@@ -6,15 +6,13 @@ namespace {
 
 struct Problem {
   EmbeddingShape shape;
-  Values t, labels, table, x, dy, positions, tokens;
+  Values t, labels, table, x, dy;
 
   explicit Problem(const EmbeddingShape& s)
       : shape(s),
         table(normals((s.classes + 1) * s.width, 2)),
         x(normals(s.batch * s.width, 3)),
-        dy(normals(s.batch * s.width, 4)),
-        positions(normals(s.length * s.width, 5)),
-        tokens(normals(static_cast<std::int64_t>(s.batch) * s.length * s.width, 6)) {
+        dy(normals(s.batch * s.width, 4)) {
     for (int b = 0; b < s.batch; ++b) {
       t.push_back((b + 0.37) / s.batch);
       labels.push_back(b * 7 % (s.classes + 3) - 1);  // -1 and two beyond the table among them
@@ -28,8 +26,6 @@ struct Problem {
     p.table = round_to<T>(table);
     p.x = round_to<T>(x);
     p.dy = round_to<T>(dy);
-    p.positions = round_to<acc_t<T>>(positions);
-    p.tokens = round_to<T>(tokens);
     return p;
   }
 };
@@ -37,9 +33,8 @@ struct Problem {
 struct Solve {
   template <class T, class Q>
   Results operator()(Q& queue, const Problem& p) const {
-    const auto [batch, length, width, classes] = p.shape;
-    Array<acc_t<T>, Q> t(queue, p.t), positions(queue, p.positions), tokens(queue, p.tokens);
-    Array<T, Q> narrow_tokens(queue, p.tokens);
+    const auto [batch, width, classes] = p.shape;
+    Array<acc_t<T>, Q> t(queue, p.t);
     Array<acc_t<T>, Q> dtable(queue, (classes + 1) * width);
     Array<std::int32_t, Q> labels(queue, p.labels);
     Array<T, Q> table(queue, p.table), x(queue, p.x), dy(queue, p.dy);
@@ -48,11 +43,10 @@ struct Solve {
     label_forward(queue, LabelForward<T>{batch, width, classes, labels, table, x, y});
     label_forward(queue, LabelForward<T>{batch, width, classes, labels, table, x, x});
     label_backward(queue, LabelBackward<T>{batch, width, classes, labels, dy, dtable});
-    add_position(queue, AddPosition<acc_t<T>>{batch, length, width, positions, tokens});
-    add_position(queue, AddPosition<T>{batch, length, width, positions, narrow_tokens});
-    return {{"sinusoid", wave.values()}, {"y", y.values()},
-            {"y in place", x.values()},  {"dtable", dtable.values()},
-            {"tokens", tokens.values()}, {"narrow tokens", narrow_tokens.values()}};
+    return {{"sinusoid", wave.values()},
+            {"y", y.values()},
+            {"y in place", x.values()},
+            {"dtable", dtable.values()}};
   }
 };
 
@@ -64,7 +58,7 @@ Results solve_double(const Problem& p) {
 
 TEST_SUITE("cpu") {
   TEST_CASE("sinusoid_embedding: values by hand") {
-    Problem p({2, 1, 4, 0});
+    Problem p({2, 4, 0});
     p.t = {0, 0.25};
     const Values want{0,
                       0,
@@ -78,7 +72,7 @@ TEST_SUITE("cpu") {
   }
 
   TEST_CASE("label_embedding: gradients against central differences") {
-    const Problem p({11, 1, 8, 3});
+    const Problem p({11, 8, 3});
     const Results r = solve_double(p);
     check_gradient("table", p.table, r.at("dtable"), [&](const Values& table) {
       Problem moved = p;
@@ -93,7 +87,7 @@ TEST_SUITE("cpu") {
   }
 
   TEST_CASE("label_embedding: labels outside the table are the null label; unused rows get zero") {
-    Problem p({5, 1, 4, 3});
+    Problem p({5, 4, 3});
     p.labels = {-1, 3, 4, 1000000, 1};
     const Results r = solve_double(p);
     for (std::size_t c = 0; c < 4; ++c) {
@@ -107,17 +101,10 @@ TEST_SUITE("cpu") {
     }
   }
 
-  TEST_CASE("add_position: every image gets the table") {
-    const Problem p({3, 5, 8, 0});
-    const Values tokens = solve_double(p).at("tokens");
-    for (std::size_t i = 0; i < tokens.size(); ++i)
-      CHECK(tokens[i] == p.tokens[i] + p.positions[i % 40]);
-  }
-
   TEST_CASE("embedding: float agrees with double") {
     for (const EmbeddingShape& shape : kEmbeddingCases) {
       const Problem p = Problem(shape).rounded<float>();
-      INFO("[", shape.batch, ", ", shape.length, ", ", shape.width, "]");
+      INFO("[", shape.batch, ", ", shape.width, "]");
       const Results got = Solve{}.operator()<float>(cpu_queue(), p);
       expect_close(got, solve_double(p), kEmbeddingTolerance.f32);
       CHECK(got.at("y") == got.at("y in place"));
@@ -125,9 +112,8 @@ TEST_SUITE("cpu") {
   }
 
   TEST_CASE("embedding: shapes outside the contract are refused") {
-    CHECK_THROWS_AS(solve_double(Problem({2, 1, 7, 1})), Error);
+    CHECK_THROWS_AS(solve_double(Problem({2, 7, 1})), Error);
     CHECK_THROWS_AS(check_label_shape(1, 8, -1), Error);
-    CHECK_THROWS_AS(check_shape(AddPosition<float>{1, 1, 6, nullptr, nullptr}), Error);
   }
 }
 
@@ -135,7 +121,7 @@ TEST_SUITE("cpu") {
 TEST_SUITE("gpu") {
   TEST_CASE("embedding: CUDA agrees with the CPU") {
     for (const EmbeddingShape& shape : kEmbeddingCases) {
-      INFO("[", shape.batch, ", ", shape.length, ", ", shape.width, "]");
+      INFO("[", shape.batch, ", ", shape.width, "]");
       check_cuda(Problem(shape), kEmbeddingTolerance, Solve{});
     }
   }

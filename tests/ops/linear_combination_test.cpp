@@ -1,4 +1,5 @@
 #include "kernels/base/check.h"
+#include "kernels/base/cuda_graph.h"
 #include "kernels/linear_combination/linear_combination_cases.h"
 #include "tests/support/cuda.h"
 
@@ -84,6 +85,29 @@ TEST_SUITE("gpu") {
         }
       }
     }
+  }
+
+  // kernels/base/deferred.cuh: the blocks of one kernel may start before the last kernel's have
+  // ended. Each link of this chain reads what blocks far from its own wrote in the link before.
+  TEST_CASE("linear_combination: a chain of kernels that overlap finds what each has left") {
+    constexpr std::int64_t kCount = 1 << 20, kShift = 4096;
+    constexpr int kLinks = 100;
+    CudaQueue& queue = cuda_queue();
+    Values values(kCount);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i);
+    Array<float, CudaQueue> a(queue, values), b(queue, values);
+    const CudaGraph graph(queue, [&] {
+      for (int link = 0; link < kLinks; ++link) {
+        const float* from = link % 2 == 0 ? a : b;
+        float* to = link % 2 == 0 ? b : a;
+        linear_combination(queue, LinearCombination<float>{
+                                      kCount - kShift * (link + 1), 1, {from + kShift}, {1}, to});
+      }
+    });
+    graph.launch(queue);
+    const Values got = a.values();
+    for (std::int64_t i = 0; i < kCount - kShift * kLinks; ++i)
+      REQUIRE(got[static_cast<std::size_t>(i)] == static_cast<double>(i + kShift * kLinks));
   }
 }
 #endif

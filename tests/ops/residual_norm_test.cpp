@@ -157,9 +157,38 @@ void check_columns(const char* name, const Problem& p, Values Problem::*member, 
   });
 }
 
+// One row of modulations and gates for all images, as a stride of 0 and as equal rows.
+template <class T, class X, class Q>
+void check_shared_rows(Q& queue) {
+  const int width = 136, images = 3, length = 7;
+  const Values x = normals(images * length * width, 1), f = normals(images * length * width, 2);
+  const Values row = normals(3 * width, 3);
+  Values rows;
+  for (int i = 0; i < images; ++i) rows.insert(rows.end(), row.begin(), row.end());
+  const auto solve = [&](const Values& modulation, std::int64_t stride) {
+    Array<X, Q> stream(queue, x), out(queue, images * length * width);
+    Array<T, Q> branch(queue, f), vectors(queue, modulation), y(queue, images * length * width);
+    residual_norm_forward(queue, ResidualNormForward<T, X>{{images, length, width, stride, stride},
+                                                           stream,
+                                                           branch,
+                                                           vectors,
+                                                           vectors + width,
+                                                           vectors + 2 * width,
+                                                           out,
+                                                           y});
+    return Results{{"out", out.values()}, {"y", y.values()}};
+  };
+  expect_same_bits(solve(row, 0), solve(rows, 3 * width));
+}
+
 }  // namespace
 
 TEST_SUITE("cpu") {
+  TEST_CASE("residual_norm: one row of modulations for all images") {
+    check_shared_rows<double, double>(cpu_queue());
+    check_shared_rows<float, float>(cpu_queue());
+  }
+
   TEST_CASE("residual_norm: gradients against central differences") {
     const Problem p({2, 5, 24, 72, 40});
     const Results r = solve_double(p);
@@ -268,11 +297,20 @@ TEST_SUITE("cpu") {
     CHECK_THROWS_AS(check_shape(ResidualNormShape{0, 1, 8, 8, 8}), Error);
     CHECK_THROWS_AS(check_shape(ResidualNormShape{2, 1, 16, 8, 16}), Error);
     CHECK_THROWS_AS(check_shape(ResidualNormShape{2, 1, 16, 16, 8}), Error);
+    CHECK_THROWS_AS(check_shape(ResidualNormShape{2, 1, 16, 0, 16}), Error);
+    CHECK_THROWS_AS(check_shape(ResidualNormShape{2, 1, 16, 16, 0}), Error);
+    CHECK_NOTHROW(check_shape(ResidualNormShape{2, 1, 16, 0, 0}, true));
   }
 }
 
 #if FM_CUDA
 TEST_SUITE("gpu") {
+  TEST_CASE("residual_norm: one row of modulations for all images, on CUDA") {
+    check_shared_rows<float, float>(cuda_queue());
+    check_shared_rows<f16, float>(cuda_queue());
+    check_shared_rows<bf16, bf16>(cuda_queue());
+  }
+
   TEST_CASE(
       "residual_norm: CUDA agrees with the CPU, the stream in float and in the compute type") {
     for (const ResidualNormShape& shape : kResidualNormCases) {

@@ -1,0 +1,22 @@
+#include "kernels/base/cuda_check.h"
+#include "kernels/base/deferred.cuh"
+
+namespace fm {
+namespace {
+
+__global__ void probe_kernel() {}
+
+bool compiled_to_wait() {
+  cudaFuncAttributes attributes{};
+  FM_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return attributes.ptxVersion >= 90;
+}
+
+}  // namespace
+
+bool can_overlap(const CudaQueue& queue) {
+  static const bool compiled = compiled_to_wait();  // all kernels are compiled alike
+  return compiled && queue.limits.compute_capability >= 90;
+}
+
+}  // namespace fm
