@@ -84,9 +84,9 @@ struct RunConfig {
   DataConfig data;
 };
 
-// "paper": the study's model and schedule, which are the defaults. "tiny": minutes on two CPU
-// cores. Throws Fault::usage for another name. `backbone` chooses the blocks, with the preset's
-// depth.
+// "paper": the study's model and schedule, which are the defaults. "quick": a smaller model for a
+// minute of GPU. "tiny": minutes on two CPU cores. Throws Fault::usage for another name. `backbone`
+// chooses the blocks, with the preset's depth.
 RunConfig preset(const std::string& name, const std::string& backbone);
 
 // Lays a JSON file over `config`: an object with any of "model", "train", "data", or a bare model

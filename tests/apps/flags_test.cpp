@@ -97,7 +97,7 @@ TEST_SUITE("cpu") {
     refuse("--no-such-flag", {"--no-such-flag"});
     refuse("--epochs", {"--epochs", "many"});
     refuse("backbone must be mamba, transformer or hybrid, got rnn", {"--backbone", "rnn"});
-    refuse("preset must be paper or tiny, got huge", {"--preset", "huge"});
+    refuse("preset must be paper, quick or tiny, got huge", {"--preset", "huge"});
     refuse("lr must be above 0", {"--lr", "0"});
     refuse("lr must be above 0", {"--lr", "nan"});
     refuse("betas must be two numbers", {"--betas", "0.9"});
