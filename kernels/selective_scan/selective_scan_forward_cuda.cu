@@ -239,15 +239,15 @@ namespace {
 
 // One narrow pass, where the wide tile would fill at most a quarter of the machine: for 512
 // channels and 64 states up to batch 8 (H100, 196 steps: 49 us against 78, and at batch 16 94
-// against 78). Where chunks of wide tiles fill it, only as long as the narrow pass is short: for
-// one image up to 900 steps (15 us at 196, 41 against 49 at 512, equal near 1024).
+// against 78). Where chunks of wide tiles can fill it, only as long as the narrow pass is the
+// shorter way: on an H100 to about 750 steps of one image (14 us at 196, 40 against 49 at 512), 350
+// of eight.
 bool is_narrow(const CudaQueue& queue, const ScanShape& s) {
   if (s.chunks > 1) return false;
   const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
                             ceil_div(s.channels / s.directions, scan::kTileChannels);
   if (ctas * 4 > queue.limits.multiprocessors) return false;
-  constexpr std::int64_t kShort = 300, kLongest = 3600;
-  return scan_chunks(queue, s) == 1 || s.length <= std::max(kShort, kLongest / ctas);
+  return scan_chunks(queue, s) == 1 || s.length <= 750 - 12 * ctas;
 }
 
 }  // namespace
