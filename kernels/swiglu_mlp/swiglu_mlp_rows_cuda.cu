@@ -4,10 +4,10 @@
 #include "kernels/base/hopper.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/mma.cuh"
-#include "kernels/swiglu_mlp/swiglu_mlp_rows.cuh"
+#include "kernels/swiglu_mlp/swiglu_mlp_backward.h"
 
 // A block has two warpgroups of 64 rows each and walks over the hidden units, 64 at a time, whose
-// weights (48 KB) a third role, one thread, brings by the copy engine, two or three steps ahead.
+// weights (48 KB) a third role, one thread, brings by the copy engine into two or three stages.
 // All of a row's way from x to y (or from x and dy to dx) is in the warpgroup's registers: the sums
 // of a product are the left operand of the next. While one warpgroup works out its gates, the other
 // has the tensor cores. Blocks are persistent: the next rows arrive during the present ones.
@@ -28,14 +28,15 @@ constexpr unsigned kW12 = kMlpWidth / kPanel * kW12Panel;  // bytes: 32 KB
 template <bool kBackward>
 struct Plan {
   static constexpr int kStages = kBackward ? 2 : 3;  // of weights
+  static constexpr int kSlots = 2;                   // of rows
   static constexpr int kTiles = kBackward ? 2 : 1;   // x, dy
   static constexpr unsigned kSlot = kTiles * kRowTile;
   static constexpr unsigned kWeights = kW12 + kW3;
   // Offsets: rows [group][slot], weights [stage], biases [stage], barriers.
-  static constexpr unsigned kWeightsAt = kGroups * 2 * kSlot;
+  static constexpr unsigned kWeightsAt = kGroups * kSlots * kSlot;
   static constexpr unsigned kBiasAt = kWeightsAt + kStages * kWeights;
   static constexpr unsigned kBarriersAt = kBiasAt + kStages * kBias;
-  static constexpr int kBarriers = 2 * kGroups * 2 + 2 * kStages;
+  static constexpr int kBarriers = 2 * kGroups * kSlots + 2 * kStages;
   static constexpr unsigned kBytes = kBarriersAt + kBarriers * 8;
 };
 
@@ -47,24 +48,32 @@ struct RowArgs {
   int hidden;
 };
 
-// The shared addresses of one block.
+// The shared addresses of one block, and its barriers by number: of one warpgroup, and for its turn
+// at the tensor cores.
 template <bool kBackward>
 struct Addresses {
   using P = Plan<kBackward>;
   unsigned base;
-  __device__ unsigned rows(int group, int slot) const {
-    return base + (group * 2 + slot) * P::kSlot;
-  }
+  // n counts a block's rows, stages a step's weights.
+  __device__ unsigned rows(int group, int n) const { return base + slot(group, n) * P::kSlot; }
   __device__ unsigned weights(int stage) const {
     return base + P::kWeightsAt + stage * P::kWeights;
   }
   __device__ unsigned bias(int stage) const { return base + P::kBiasAt + stage * kBias; }
-  __device__ unsigned rows_full(int group, int slot) const { return at(group * 2 + slot); }
-  __device__ unsigned rows_empty(int group, int slot) const { return at(4 + group * 2 + slot); }
-  __device__ unsigned full(int stage) const { return at(8 + stage); }
-  __device__ unsigned empty(int stage) const { return at(8 + P::kStages + stage); }
+  __device__ unsigned rows_full(int group, int n) const { return at(slot(group, n)); }
+  __device__ unsigned rows_empty(int group, int n) const {
+    return at(kGroups * P::kSlots + slot(group, n));
+  }
+  __device__ unsigned full(int stage) const { return at(2 * kGroups * P::kSlots + stage); }
+  __device__ unsigned empty(int stage) const {
+    return at(2 * kGroups * P::kSlots + P::kStages + stage);
+  }
+  __device__ unsigned phase(int n) const { return n / P::kSlots & 1; }
+  __device__ int own(int group) const { return 1 + group; }
+  __device__ int turn(int group) const { return 1 + kGroups + group; }
 
  private:
+  __device__ unsigned slot(int group, int n) const { return group * P::kSlots + n % P::kSlots; }
   __device__ unsigned at(int barrier) const { return base + P::kBarriersAt + barrier * 8; }
 };
 
@@ -84,9 +93,9 @@ __device__ void bring(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
   const std::int64_t blocks = ceil_div(p.rows, kGroups * kRows);
   const auto bring_rows = [&](std::int64_t block, int n) {
     for (int group = 0; group < kGroups; ++group) {
-      const unsigned to = shared.rows(group, n & 1), full = shared.rows_full(group, n & 1);
+      const unsigned to = shared.rows(group, n), full = shared.rows_full(group, n);
       const int row = static_cast<int>((block * kGroups + group) * kRows);
-      barrier_wait(shared.rows_empty(group, n & 1), (n >> 1 & 1) ^ 1);
+      barrier_wait(shared.rows_empty(group, n), shared.phase(n) ^ 1);
       barrier_expect(full, P::kSlot);
       for (int panel = 0; panel < 2; ++panel) {
         load_tile(to + panel * kRowPanel, p.x, panel * kPanel, row, full);
@@ -110,12 +119,12 @@ __device__ void bring(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
   };
   Stage stage;
   int n = 0;
-  if (blockIdx.x < blocks) bring_rows(blockIdx.x, 0);
+  bring_rows(blockIdx.x, 0);
   for (std::int64_t block = blockIdx.x; block < blocks; block += gridDim.x, ++n)
     for (int unit = 0; unit < p.hidden; unit += kMlpUnits) {
       bring_weights(unit, stage);
-      stage.next<P::kStages>();
-      // The other slot is free when the last rows are stored: by then a step of these has begun.
+      stage.template next<P::kStages>();
+      // The other slot is free when the last rows are stored; by then a step of these has begun.
       const int early = min(P::kStages * kMlpUnits, p.hidden - kMlpUnits);
       if (unit == early && block + gridDim.x < blocks) bring_rows(block + gridDim.x, n + 1);
     }
@@ -124,15 +133,11 @@ __device__ void bring(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
 // Two neighbouring biases of 8 j + 2 q.
 template <class T>
 __device__ __forceinline__ float2 bias_pair(unsigned bias, int j) {
-  unsigned pair;
-  asm volatile("ld.shared.u32 %0, [%1];"
-               : "=r"(pair)
-               : "r"(bias + (8 * j + threadIdx.x % 4 * 2) * 2)
-               : "memory");
-  return widen_pair<T>(pair);
+  return widen_pair<T>(*static_cast<const unsigned*>(
+      __cvta_shared_to_generic(bias + (8 * j + threadIdx.x % 4 * 2) * 2)));
 }
 
-// Sums of [a | b] (and of dh) of 64 rows and units to fragments of h, or of da and db.
+// Sums of [a | b] of 64 rows and units to fragments of h.
 template <class T>
 __device__ __forceinline__ void gate_forward(unsigned (&h)[4][4], const float (&ab)[64],
                                              unsigned bias) {
@@ -150,28 +155,32 @@ __device__ __forceinline__ void gate_forward(unsigned (&h)[4][4], const float (&
   }
 }
 
+// From sums of [a | b] what dh is multiplied by to give da and db.
 template <class T>
-__device__ __forceinline__ void gate_backward(unsigned (&dab)[8][4], const float (&ab)[64],
-                                              const float (&dh)[32], unsigned bias) {
+__device__ __forceinline__ void gate_slopes(float (&to_a)[32], float (&to_b)[32],
+                                            const float (&ab)[64], unsigned bias) {
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
     const float2 bias_a = bias_pair<T>(bias, j), bias_b = bias_pair<T>(bias + kBias / 2, j);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float da[2], db[2];
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const int i = 4 * j + 2 * half + k;
-        const float a = ab[i] + (k ? bias_a.y : bias_a.x);
-        const float b = ab[32 + i] + (k ? bias_b.y : bias_b.x);
-        const float s = sigmoid_approx(a), gate = a * s;
-        da[k] = dh[i] * b * fmaf(gate, 1.0f - s, s);
-        db[k] = dh[i] * gate;
-      }
-      dab[j / 2][j % 2 * 2 + half] = narrow_pair<T>(da[0], da[1]);
-      dab[4 + j / 2][j % 2 * 2 + half] = narrow_pair<T>(db[0], db[1]);
+    for (int k = 0; k < 4; ++k) {
+      const int i = 4 * j + k;
+      const float a = ab[i] + (k % 2 ? bias_a.y : bias_a.x);
+      const float b = ab[32 + i] + (k % 2 ? bias_b.y : bias_b.x);
+      const float s = sigmoid_approx(a), gate = a * s;
+      to_a[i] = b * fmaf(gate, 1.0f - s, s);
+      to_b[i] = gate;
     }
   }
+}
+
+// Fragments of 64 rows and units: to times dh.
+template <class T>
+__device__ __forceinline__ void times_gradient(unsigned (*to)[4], const float (&by)[32],
+                                               const float (&dh)[32]) {
+#pragma unroll
+  for (int i = 0; i < 32; i += 2)
+    to[i / 8][i / 2 % 4] = narrow_pair<T>(dh[i] * by[i], dh[i + 1] * by[i + 1]);
 }
 
 // A warpgroup's work: its 64 rows of every block of rows.
@@ -185,11 +194,16 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
   const auto at_chunk = [&](int chunk) {  // of this lane's row of its warp's 16
     return chunk / 8 * kRowPanel + row_bytes + ((chunk % 8 ^ lane % 8) << 4);
   };
+  // The warpgroups take turns at issuing products, so that the gates of one are worked out while
+  // the other's products run: forward 45 to 40 us.
+  const auto wait_for_turn = [&] { named_sync(shared.turn(group), kGroups * kWarpgroup); };
+  const auto pass_turn = [&] { named_arrive(shared.turn(group ^ 1), kGroups * kWarpgroup); };
+  if (group == 1) pass_turn();
   Stage stage;
   int n = 0;
   for (std::int64_t block = blockIdx.x; block < blocks; block += gridDim.x, ++n) {
-    const unsigned rows = shared.rows(group, n & 1);
-    barrier_wait(shared.rows_full(group, n & 1), n >> 1 & 1);
+    const unsigned rows = shared.rows(group, n);
+    barrier_wait(shared.rows_full(group, n), shared.phase(n));
     unsigned x[kBackward ? 1 : 8][4];
     if constexpr (!kBackward) {
 #pragma unroll
@@ -204,6 +218,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
     for (int unit = 0; unit < p.hidden; unit += kMlpUnits) {
       const unsigned w12 = shared.weights(stage.at), w3 = w12 + kW12;
       barrier_wait(shared.full(stage.at), stage.phase);
+      if (unit == 0) wait_for_turn();
       float ab[64], dh[kBackward ? 32 : 1];
       products_begin();
 #pragma unroll
@@ -215,19 +230,26 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
                                       k > 0);
         else multiply<T, kAlong>(ab, x[k], w, k > 0);
       }
+      products_commit();
       if constexpr (kBackward) {
 #pragma unroll
         for (int k = 0; k < 8; ++k)
           multiply<T, kAlong, kOver>(
               dh, panel_operand(rows + kRowTile + k / 4 * kRowPanel + k % 4 * kNextAlong),
               panel_operand(w3 + k * kNextOver), k > 0);
+        products_commit();
       }
-      products_commit();
-      products_wait<0>();
+      pass_turn();
+      products_wait<kBackward ? 1 : 0>();  // dh may be under way
       if (last >= 0 && lane == 0) barrier_arrive(shared.empty(last));
       if constexpr (kBackward) {
+        float to_a[32], to_b[32];
+        gate_slopes<T>(to_a, to_b, ab, shared.bias(stage.at));
+        products_wait<0>();
         unsigned dab[8][4];
-        gate_backward<T>(dab, ab, dh, shared.bias(stage.at));
+        times_gradient<T>(dab, to_a, dh);
+        times_gradient<T>(dab + 4, to_b, dh);
+        if (unit + kMlpUnits < p.hidden) wait_for_turn();
         products_begin();
 #pragma unroll
         for (int k = 0; k < 8; ++k)
@@ -236,6 +258,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
       } else {
         unsigned h[4][4];
         gate_forward<T>(h, ab, shared.bias(stage.at));
+        if (unit + kMlpUnits < p.hidden) wait_for_turn();
         products_begin();
 #pragma unroll
         for (int k = 0; k < 4; ++k)
@@ -249,7 +272,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
     if (lane == 0) barrier_arrive(shared.empty(last));
 
     // The result goes where x was.
-    named_sync(1 + group, kWarpgroup);
+    named_sync(shared.own(group), kWarpgroup);
 #pragma unroll
     for (int j = 0; j < 16; j += 2) {
       unsigned to[4];
@@ -264,13 +287,13 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
       store_matrices(rows + at_chunk(j + lane / 16), to);
     }
     publish_shared();
-    named_sync(1 + group, kWarpgroup);
+    named_sync(shared.own(group), kWarpgroup);
     if (threadIdx.x % kWarpgroup == 0) {
       const int row = static_cast<int>((block * kGroups + group) * kRows);
       for (int panel = 0; panel < 2; ++panel)
         store_tile(p.to, panel * kPanel, row, rows + panel * kRowPanel);
       wait_stores_read();
-      barrier_arrive(shared.rows_empty(group, n & 1));
+      barrier_arrive(shared.rows_empty(group, n));
     }
   }
 }
@@ -283,7 +306,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const Addresses<kBackward> shared{shared_address(memory)};
     if (threadIdx.x == 0) {
       for (int group = 0; group < kGroups; ++group)
-        for (int slot = 0; slot < 2; ++slot) {
+        for (int slot = 0; slot < Plan<kBackward>::kSlots; ++slot) {
           barrier_init(shared.rows_full(group, slot), 1);
           barrier_init(shared.rows_empty(group, slot), 1);
         }
@@ -322,6 +345,13 @@ bool compiled_for_hopper() {
   return compiled;
 }
 
+void check_fits(const CudaQueue& queue, const SwigluMlpShape& s, DType type) {
+  FM_CHECK(swiglu_mlp_fits(queue, s, type),
+           "[swiglu_mlp] width must be 128 and hidden a multiple of 64, on compute capability 9.0, "
+           "got ",
+           s.rows, " rows, width ", s.width, ", hidden ", s.hidden);
+}
+
 }  // namespace
 
 bool swiglu_mlp_fits(const CudaQueue& queue, const SwigluMlpShape& s, DType type) {
@@ -335,10 +365,7 @@ bool swiglu_mlp_fits(const CudaQueue& queue, const SwigluMlpShape& s, DType type
 template <class T>
 void swiglu_mlp_forward(CudaQueue& queue, const SwigluMlpForward<T>& p) {
   const SwigluMlpShape& s = p.shape;
-  FM_CHECK(swiglu_mlp_fits(queue, s, dtype_of<T>()),
-           "[swiglu_mlp] width must be 128 and hidden a multiple of 64, on compute capability 9.0, "
-           "got ",
-           s.rows, " rows, width ", s.width, ", hidden ", s.hidden);
+  check_fits(queue, s, dtype_of<T>());
   launch_rows<false, T>(queue, "swiglu_mlp_forward",
                         {.x = panel_map(p.x, s.rows, s.width, kRows),
                          .w12 = panel_map(p.w12, 2 * s.hidden, s.width, kMlpUnits),
@@ -368,11 +395,7 @@ void swiglu_mlp_backward_input(CudaQueue& queue, const SwigluMlpBackward<T>& p) 
 
 template <class T>
 void swiglu_mlp_backward(CudaQueue& queue, const SwigluMlpBackward<T>& p) {
-  const SwigluMlpShape& s = p.shape;
-  FM_CHECK(swiglu_mlp_fits(queue, s, dtype_of<T>()),
-           "[swiglu_mlp] width must be 128 and hidden a multiple of 64, on compute capability 9.0, "
-           "got ",
-           s.rows, " rows, width ", s.width, ", hidden ", s.hidden);
+  check_fits(queue, p.shape, dtype_of<T>());
   swiglu_mlp_backward_weights(queue, p);  // reads dy, which dx may overwrite
   swiglu_mlp_backward_input(queue, p);
 }

@@ -3,14 +3,14 @@
 #include "kernels/base/approx.cuh"
 #include "kernels/base/hopper.cuh"
 #include "kernels/base/launch.cuh"
-#include "kernels/swiglu_mlp/swiglu_mlp_rows.cuh"
+#include "kernels/swiglu_mlp/swiglu_mlp_backward.h"
 
 // A block has 64 hidden units, whose weights (48 KB) stay in shared memory, and a slice of the
 // rows, 64 at a time. Two of its warpgroups make the transposed gradients of a and b and the units
-// of alternate rows; the third multiplies them by x and dy: dw1, dw2 and dw3^T, 64 x 128 each,
+// of alternate tiles; the third multiplies them by x and dy: dw1, dw2 and dw3^T, 64 x 128 each,
 // stay in its registers (192 a thread). The transposed form has one unit's sums in one thread's
 // row: two biases a thread, and the gradients of the biases are sums in registers. What the slices
-// leave is added in order by a second kernel.
+// leave (12.6 MB) is added in order by a second kernel.
 namespace fm {
 namespace {
 
@@ -117,6 +117,7 @@ __device__ void make(const SumArgs<T>& p, const Shared<T>& shared, int maker) {
       multiply<T, kAlong, kAlong>(b, panel_operand(w2 + panel * kUnitPanel + along),
                                   panel_operand(x + panel * kRowPanel + along), k > 0);
     }
+    products_commit();
 #pragma unroll
     for (int k = 0; k < 8; ++k)
       multiply<T, kOver, kAlong>(dh, panel_operand(w3 + k * kNextOver),
@@ -137,34 +138,41 @@ __device__ void make(const SumArgs<T>& p, const Shared<T>& shared, int maker) {
         sum_dy.y += two.y;
       }
     }
-    products_wait<0>();
-
+    products_wait<1>();
     if (tile >= kMakers) named_sync(shared.made_empty(maker), shared.kPair);
 #pragma unroll
     for (int j = 0; j < 8; j += 2) {  // columns of 8 rows of x
-      unsigned da[4], db[4], h[4];
+      unsigned h[4];
+      float units[2];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int at = 4 * j + i, half = i / 2 % 2;
+        const float y = a[at] + bias_a[half], z = b[at] + bias_b[half];
+        const float s = sigmoid_approx(y), gate = y * s;
+        a[at] = z * fmaf(gate, 1.0f - s, s);
+        b[at] = gate;
+        units[i % 2] = gate * z;
+        if (i % 2) h[i / 2] = narrow_pair<T>(units[0], units[1]);
+      }
+      store_matrices(to + ((j + lane / 16 ^ lane % 8) << 4) + 2 * kMade, h);
+    }
+    products_wait<0>();
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) {
+      unsigned da[4], db[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        float two_da[2], two_db[2], two_h[2];
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const int at = 4 * j + 2 * i + k, half = i % 2;
-          const float y = a[at] + bias_a[half], z = b[at] + bias_b[half];
-          const float s = sigmoid_approx(y), gate = y * s;
-          two_h[k] = gate * z;
-          two_da[k] = dh[at] * z * fmaf(gate, 1.0f - s, s);
-          two_db[k] = dh[at] * gate;
-          sum_a[half] += two_da[k];
-          sum_b[half] += two_db[k];
-        }
-        da[i] = narrow_pair<T>(two_da[0], two_da[1]);
-        db[i] = narrow_pair<T>(two_db[0], two_db[1]);
-        h[i] = narrow_pair<T>(two_h[0], two_h[1]);
+        const int at = 4 * j + 2 * i, half = i % 2;
+        const float da0 = dh[at] * a[at], da1 = dh[at + 1] * a[at + 1];
+        const float db0 = dh[at] * b[at], db1 = dh[at + 1] * b[at + 1];
+        sum_a[half] += da0 + da1;
+        sum_b[half] += db0 + db1;
+        da[i] = narrow_pair<T>(da0, da1);
+        db[i] = narrow_pair<T>(db0, db1);
       }
       const unsigned at = to + ((j + lane / 16 ^ lane % 8) << 4);
       store_matrices(at, da);
       store_matrices(at + kMade, db);
-      store_matrices(at + 2 * kMade, h);
     }
     publish_shared();
     named_arrive(shared.made_full(maker), shared.kPair);
@@ -214,9 +222,17 @@ __device__ void sum_up(const SumArgs<T>& p, const Shared<T>& shared) {
     for (int tile = 0; tile < min(kSlots, tiles.count); ++tile)
       bring_rows(p, shared, tiles.first, tile);
   }
+  // What a tile was multiplied from may be overwritten. Makers wait for this at their next tile,
+  // those of unit block 0 once more at the end.
+  const auto leave = [&](int tile) {
+    const int maker = tile % kMakers;
+    if (tile + kMakers < tiles.count || blockIdx.x == 0)
+      named_arrive(shared.made_empty(maker), shared.kPair);
+    named_sync(shared.own(kMakers), kWarpgroup);
+    if (thread == 0 && tile + kSlots < tiles.count)
+      bring_rows(p, shared, tiles.first, tile + kSlots);
+  };
   float dw1[64], dw2[64], dw3[64];
-#pragma unroll
-  for (int i = 0; i < 64; ++i) dw1[i] = dw2[i] = dw3[i] = 0;
   for (int tile = 0; tile < tiles.count; ++tile) {
     const int maker = tile % kMakers;
     const unsigned x = shared.rows(tile), dy = x + kRowTile;
@@ -227,20 +243,19 @@ __device__ void sum_up(const SumArgs<T>& p, const Shared<T>& shared) {
     for (int k = 0; k < kRows / 16; ++k) {
       const std::uint64_t x_rows = panel_operand(x + k * kNextOver, kRowPanel);
       const std::uint64_t dy_rows = panel_operand(dy + k * kNextOver, kRowPanel);
-      multiply<T, kAlong, kOver>(dw1, panel_operand(made + k * kNextAlong), x_rows, true);
-      multiply<T, kAlong, kOver>(dw2, panel_operand(made + kMade + k * kNextAlong), x_rows, true);
+      multiply<T, kAlong, kOver>(dw1, panel_operand(made + k * kNextAlong), x_rows,
+                                 tile > 0 || k > 0);
+      multiply<T, kAlong, kOver>(dw2, panel_operand(made + kMade + k * kNextAlong), x_rows,
+                                 tile > 0 || k > 0);
       multiply<T, kAlong, kOver>(dw3, panel_operand(made + 2 * kMade + k * kNextAlong), dy_rows,
-                                 true);
+                                 tile > 0 || k > 0);
     }
     products_commit();
-    products_wait<0>();
-    // Makers wait for this at their next tile, and those of unit block 0 once more at the end.
-    if (tile + kMakers < tiles.count || blockIdx.x == 0)
-      named_arrive(shared.made_empty(maker), shared.kPair);
-    named_sync(shared.own(kMakers), kWarpgroup);
-    if (thread == 0 && tile + kSlots < tiles.count)
-      bring_rows(p, shared, tiles.first, tile + kSlots);
+    products_wait<1>();
+    if (tile > 0) leave(tile - 1);
   }
+  products_wait<0>();
+  leave(tiles.count - 1);
   float4* const to = reinterpret_cast<float4*>(p.parts) +
                      (std::int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * (kSums / 4) + thread;
 #pragma unroll

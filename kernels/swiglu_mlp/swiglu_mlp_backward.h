@@ -1,14 +1,14 @@
-// What runs over rows: y forward and dx backward. Internal to kernels/swiglu_mlp.
+// The two halves of the backward pass. Internal to kernels/swiglu_mlp.
 #pragma once
 
 #include "kernels/swiglu_mlp/swiglu_mlp.h"
 
 namespace fm {
 
-// dx, from SwigluMlpBackward's x, dy and weights.
+// dx, from x, dy and the weights.
 template <class T>
 void swiglu_mlp_backward_input(CudaQueue&, const SwigluMlpBackward<T>&);
-// dw12, db12, dw3, db3.
+// dw12, db12, dw3 and db3.
 template <class T>
 void swiglu_mlp_backward_weights(CudaQueue&, const SwigluMlpBackward<T>&);
 
