@@ -8,11 +8,11 @@ namespace fm {
 
 inline constexpr int kAttentionLengths[] = {1, 7, 196, 197};
 inline constexpr int kAttentionHeadDims[] = {8, 16, 24, 32, 64, 128};
-// Lengths of full tiles and just past them, many tiles, and head dims that fill their padding
-// worst.
+// Lengths of full tiles, just past them and just short of them, many tiles, and head dims that fill
+// their padding worst.
 inline constexpr AttentionShape kAttentionMoreCases[] = {
-    {1, 64, 1, 16},  {2, 33, 5, 40},   {1, 129, 2, 72},
-    {3, 17, 1, 120}, {1, 1000, 2, 16}, {1, 500, 1, 96},
+    {1, 64, 1, 16},   {2, 33, 5, 40},  {1, 129, 2, 72}, {3, 17, 1, 120},
+    {1, 1000, 2, 16}, {1, 500, 1, 96}, {1, 77, 2, 16},  {2, 94, 1, 32},
 };
 inline constexpr AttentionShape kAttentionPaper = {256, 196, 8, 16};
 // Timed beside the paper's: wider heads, a smaller batch, long sequences.

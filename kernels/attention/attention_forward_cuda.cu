@@ -3,11 +3,12 @@
 // stage after stage through a double buffer. Scores are kept times log2(e) / sqrt(hd), so that an
 // exponential is one fma and one ex2.
 //
-// The softmax is relative to a reference a row, not to the running maximum: only when a score
-// passes the reference by more than kSlack (weights then near 2^kSlack, far inside f16) do the
-// references of the warp's rows move up to the maxima so far and the sums shrink to match. Most
-// chunks of keys so cost no reduction over lanes. The sum of a row's weights is a product with a
-// column of ones: it adds the weights as rounded for o, so that they sum to one exactly.
+// The softmax is relative to a reference a row, at first the maximum over 16 keys, not to the
+// running maximum: only when weights sum to more than kMost, still far inside f16, do the
+// references of the warp's rows move up to the maxima so far, the sums shrink to match, and the
+// last keys are weighed again. So no score is compared with anything: 36 instructions for 16 x 16
+// scores rather than 42. The sum of a row's weights is a product with a column of ones: it adds the
+// weights as rounded for o, so that they sum to one exactly.
 #include <cmath>
 
 #include "kernels/attention/attention.cuh"
@@ -16,55 +17,101 @@ namespace fm {
 namespace attention {
 namespace {
 
-constexpr float kSlack = 8;
+constexpr float kMost = 16384;
 
-// Warps of a block at most; blocks an SM should hold, from which follow the registers a thread may
-// use; keys taken at a time; keys in one of two buffers; the most keys that are kept whole, and how
-// often a warp then takes 16 queries, so that one block copies them for all.
+// The most keys that are all kept in shared memory.
 template <int D>
+constexpr int kWholeKeys = D <= 32 ? 224 : 0;
+
+// Of both ways: warps of a block at most; blocks an SM should hold, from which follow the registers
+// a thread may use; keys taken at a time.
+template <int D, bool kWhole>
 struct Tile {
   static constexpr int warps = 4, blocks = D == 64 ? 3 : 2, chunk = 64;
-  static constexpr int stage = 64, whole = 0, rounds = 1;
 };
 template <>
-struct Tile<16> {
-  static constexpr int warps = 8, blocks = 4, chunk = 32;
-  static constexpr int stage = 128, whole = 224, rounds = 2;
+struct Tile<16, true> {  // one block takes a head of 196 tokens
+  static constexpr int warps = 13, blocks = 3, chunk = 32;
 };
 template <>
-struct Tile<32> {
+struct Tile<16, false> {
+  static constexpr int warps = 8, blocks = 4, chunk = 64;
+};
+template <>
+struct Tile<32, true> {
+  static constexpr int warps = 7, blocks = 4, chunk = 32;
+};
+template <>
+struct Tile<32, false> {
   static constexpr int warps = 8, blocks = 3, chunk = 32;
-  static constexpr int stage = 128, whole = 224, rounds = 2;
 };
 
-// With whole keys no more warps than they have use for (7, not 8, at head_dim 16): a thread may
-// then use 72 registers rather than 64, worth 3 % at 196 tokens.
-template <int D, bool kWhole>
-constexpr int kWarps = kWhole ? Tile<D>::whole / (Tile<D>::rounds * kTile) : Tile<D>::warps;
+// Keys in one of two buffers where not all are kept.
+template <int D>
+constexpr int kStage = D <= 32 ? 128 : 64;
 
 template <int D>
 constexpr std::size_t shared_bytes(int stage, int buffers) {
   return std::size_t{2} * sizeof(f16) * kStride<D> * static_cast<std::size_t>(stage * buffers);
 }
-static_assert(shared_bytes<32>(Tile<32>::whole, 1) <= kPortableShared &&
-                  shared_bytes<128>(Tile<128>::stage, 2) <= kPortableShared,
+static_assert(shared_bytes<32>(kWholeKeys<32>, 1) <= kPortableShared &&
+                  shared_bytes<128>(kStage<128>, 2) <= kPortableShared,
               "forward: the buffers must fit any sm_80");
 
 template <class T, int D>
 struct Queries {
   unsigned q[D / 16][4];
   float o[D / 8][4] = {};
-  float sum[4] = {};                            // of weights, rows g and g + 8 at 0 and 2
-  float reference[2] = {-INFINITY, -INFINITY};  // of rows g and g + 8
+  float sum[2] = {};   // of weights, rows g and g + 8
+  float reference[2];  // of their scaled scores
 
-  // `best`: the lane's largest scaled scores in rows g and g + 8.
-  __device__ __forceinline__ void raise(const float (&best)[2]) {
+  // Products with 16 keys, at by_rows(k), or the first 8; past the first `left` -inf if kMasked.
+  template <int kHalves, bool kMasked>
+  __device__ __forceinline__ void score(float (&s)[2][4], unsigned k, int left) const {
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      unsigned b[4];
+      load_matrices(b, k + i * kColumnsBytes);
+#pragma unroll
+      for (int n = 0; n < kHalves; ++n) multiply_add<T>(s[n], q[i], b[2 * n], b[2 * n + 1]);
+    }
+    if constexpr (kMasked) {
+      const int key = static_cast<int>(threadIdx.x) % 4 * 2;
+#pragma unroll
+      for (int i = 0; i < 4 * kHalves; ++i)
+        if (i / 4 * 8 + key + i % 2 >= left) s[i / 4][i % 4] = -INFINITY;
+    }
+  }
+
+  // The largest scaled scores of 8 kHalves keys.
+  template <int kHalves, bool kMasked>
+  __device__ __forceinline__ void find_largest(float (&largest)[2], unsigned k, float scale_log2,
+                                               int left) const {
+    constexpr int kTiles = ceil_div(kHalves, 2), halves = kHalves < 2 ? kHalves : 2;
+    float best[2] = {-INFINITY, -INFINITY};
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float s[2][4] = {};
+      score<halves, kMasked>(s, k + tile * kTileBytes<D>, left);
+#pragma unroll
+      for (int i = 0; i < 4 * halves; ++i)
+        best[i % 4 / 2] = fmaxf(best[i % 4 / 2], s[i / 4][i % 4]);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) largest[half] = row_max(best[half]) * scale_log2;
+  }
+
+  // Moves the references up to these keys' scores where those are larger.
+  template <int kHalves, bool kMasked>
+  __device__ __forceinline__ void raise(unsigned k, float scale_log2, int left) {
+    float largest[2];
+    find_largest<kHalves, kMasked>(largest, k, scale_log2, left);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float now = fmaxf(reference[half], row_max(best[half]));
+      const float now = fmaxf(reference[half], largest[half]);
       const float shrink = exp2_approx(reference[half] - now);
       reference[half] = now;
-      sum[2 * half] *= shrink;
+      sum[half] *= shrink;
 #pragma unroll
       for (int n = 0; n < D / 8; ++n) {
         o[n][2 * half] *= shrink;
@@ -73,74 +120,82 @@ struct Queries {
     }
   }
 
-  // Takes kKeys keys in, at by_rows(k) and by_columns(v); past the first `left` they do not count.
-  template <int kKeys, bool kMasked>
+  // Takes 8 kHalves keys in, at by_rows(k) and by_columns(v); past the first `left` they do not
+  // count if kMasked.
+  template <int kHalves, bool kMasked>
   __device__ __forceinline__ void attend(unsigned k, unsigned v, float scale_log2, int left) {
-    float s[kKeys / 8][4] = {};
+    constexpr int kTiles = ceil_div(kHalves, 2), halves = kHalves < 2 ? kHalves : 2;
+    unsigned weights[kTiles][4];
+    float sums[4];
+    for (;;) {
+      sums[0] = sums[1] = sums[2] = sums[3] = 0;
 #pragma unroll
-    for (int tile = 0; tile < kKeys / 16; ++tile)
+      for (int tile = 0; tile < kTiles; ++tile) {
+        float s[2][4] = {};
+        score<halves, kMasked>(s, k + tile * kTileBytes<D>, left);
 #pragma unroll
-      for (int i = 0; i < D / 16; ++i) {
-        unsigned b[4];
-        load_matrices(b, k + tile * kTileBytes<D> + i * kColumnsBytes);
-        multiply_add<T>(s[2 * tile], q[i], b[0], b[1]);
-        multiply_add<T>(s[2 * tile + 1], q[i], b[2], b[3]);
+        for (int i = 0; i < 4 * halves; ++i) {
+          float& at = s[i / 4][i % 4];
+          at = exp2_approx(fmaf(at, scale_log2, -reference[i % 4 / 2]));
+        }
+        round_to_a<T>(weights[tile], s[0], s[1]);
+        multiply_add<T>(sums, weights[tile], kOnes<T>, kOnes<T>);
       }
-    float best[2] = {-INFINITY, -INFINITY};
+      if (!__any_sync(~0u, sums[0] > kMost || sums[2] > kMost)) break;
+      raise<kHalves, kMasked>(k, scale_log2, left);
+    }
+    sum[0] += sums[0];
+    sum[1] += sums[2];
 #pragma unroll
-    for (int n = 0; n < kKeys / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (kMasked && n * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2 >= left)
-          s[n][i] = -INFINITY;
-        best[i / 2] = fmaxf(best[i / 2], s[n][i]);
-      }
-    best[0] *= scale_log2;
-    best[1] *= scale_log2;
-    if (__any_sync(~0u, best[0] > reference[0] + kSlack || best[1] > reference[1] + kSlack))
-      raise(best);
-#pragma unroll
-    for (int tile = 0; tile < kKeys / 16; ++tile) {
-#pragma unroll
-      for (int n = 2 * tile; n < 2 * tile + 2; ++n)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          s[n][i] = exp2_approx(fmaf(s[n][i], scale_log2, -reference[i / 2]));
-      unsigned weights[4];
-      round_to_a<T>(weights, s[2 * tile], s[2 * tile + 1]);
-      multiply_add<T>(sum, weights, kOnes<T>, kOnes<T>);
+    for (int tile = 0; tile < kTiles; ++tile)
 #pragma unroll
       for (int i = 0; i < D / 16; ++i) {
         unsigned b[4];
         load_matrices_transposed(b, v + tile * kTileBytes<D> + i * kColumnsBytes);
-        multiply_add<T>(o[2 * i], weights, b[0], b[1]);
-        multiply_add<T>(o[2 * i + 1], weights, b[2], b[3]);
+        multiply_add<T>(o[2 * i], weights[tile], b[0], b[1]);
+        multiply_add<T>(o[2 * i + 1], weights[tile], b[2], b[3]);
       }
+  }
+
+  // Takes `count` keys in, kChunk at a time. The last 8 or fewer are half a tile: of 196, 4 % less
+  // work.
+  template <int kChunk>
+  __device__ __forceinline__ void attend_all(unsigned k, unsigned v, float scale_log2, int count) {
+#pragma unroll 1
+    for (; count >= kChunk; count -= kChunk) {
+      attend<kChunk / 8, false>(k, v, scale_log2, kChunk);
+      k += kChunk / kTile * kTileBytes<D>;
+      v += kChunk / kTile * kTileBytes<D>;
     }
+#pragma unroll 1
+    for (; count > 8; count -= kTile) {
+      attend<2, true>(k, v, scale_log2, count);
+      k += kTileBytes<D>;
+      v += kTileBytes<D>;
+    }
+    if (count > 0) attend<1, true>(k, v, scale_log2, count);
   }
 
   __device__ __forceinline__ void store(const AttentionForward<T>& p, const Place& at,
                                         int first) const {
-    const float factor[2] = {__fdividef(1.0f, sum[0]), __fdividef(1.0f, sum[2])};
+    const float factor[2] = {__fdividef(1.0f, sum[0]), __fdividef(1.0f, sum[1])};
     store_rows<D>(rows_of(p.o, p.shape, at.image, at.head), o, factor, first, p.shape);
     if (!p.lse || threadIdx.x % 4 != 0) return;
     float* const lse = p.lse + stats_of(p.shape, at.image, at.head);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = first + static_cast<int>(threadIdx.x) % kWarp / 4 + half * 8;
-      if (row < p.shape.length) lse[row] = (reference[half] + __log2f(sum[2 * half])) * kLn2;
+      if (row < p.shape.length) lse[row] = (reference[half] + __log2f(sum[half])) * kLn2;
     }
   }
 };
 
-// stage: keys in a buffer, a multiple of 16. If that is all of them there is one buffer, and a warp
-// may take 16 queries `rounds` times.
+// stage: keys in a buffer, a multiple of 16; kWhole: all of them, and there is one buffer.
 template <class T, int D, bool kWhole>
-__global__ void __launch_bounds__(kWarps<D, kWhole>* kWarp, Tile<D>::blocks)
-    forward_kernel(AttentionForward<T> p, int rounds, int stage, float scale_log2) {
+__global__ void __launch_bounds__(Tile<D, kWhole>::warps* kWarp, Tile<D, kWhole>::blocks)
+    forward_kernel(AttentionForward<T> p, int stage, float scale_log2) {
   extern __shared__ uint4 shared_memory[];
   T* const shared = reinterpret_cast<T*>(shared_memory);  // buffers x {k, v} x [stage, kStride<D>]
-  constexpr int kChunk = Tile<D>::chunk;
   const AttentionShape& s = p.shape;
   const Place at = place_of_block();
   const Rows<const T> q = rows_of(p.qkv, s, at.image, at.head, kQ);
@@ -154,27 +209,20 @@ __global__ void __launch_bounds__(kWarps<D, kWhole>* kWarp, Tile<D>::blocks)
   fetch(0, 0);
   const unsigned keys = by_rows<D>(shared), values = by_columns<D>(shared + matrix);
 
-  const int warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  int query = (at.block * rounds * warps + warp) * kTile;
-  for (int round = 0; round < rounds; ++round, query += warps * kTile) {
-    Queries<T, D> rows;
-    load_rows<D>(rows.q, q, query, s);
-    for (int first = 0, buffer = 0; first < s.length; first += stage, buffer ^= 1) {
-      if (round == 0) {
-        wait_for_copies();
-        __syncthreads();  // all copies of this buffer are there, and nobody reads the other one
-        if (first + stage < s.length) fetch(buffer ^ 1, first + stage);
-      }
-      if (query >= s.length) continue;
-      unsigned offset = static_cast<unsigned>(buffer * 2 * matrix * sizeof(T));
-      int left = min(stage, s.length - first);
-      for (; left >= kChunk; left -= kChunk, offset += kChunk / kTile * kTileBytes<D>)
-        rows.template attend<kChunk, false>(keys + offset, values + offset, scale_log2, kChunk);
-      for (; left > 0; left -= kTile, offset += kTileBytes<D>)
-        rows.template attend<kTile, true>(keys + offset, values + offset, scale_log2, left);
-    }
-    if (query < s.length) rows.store(p, at, query);
+  const int query = static_cast<int>(at.block * blockDim.x + threadIdx.x) / kWarp * kTile;
+  Queries<T, D> own;
+  load_rows<D>(own.q, q, query, s);
+  for (int first = 0, buffer = 0; first < s.length; first += stage, buffer ^= 1) {
+    wait_for_copies();
+    __syncthreads();  // all copies of this buffer are there, and nobody reads the other one
+    if (!kWhole && first + stage < s.length) fetch(buffer ^ 1, first + stage);
+    if (query >= s.length) continue;
+    const unsigned offset = static_cast<unsigned>(buffer * 2 * matrix * sizeof(T));
+    if (first == 0) own.template find_largest<2, true>(own.reference, keys, scale_log2, s.length);
+    own.template attend_all<Tile<D, kWhole>::chunk>(keys + offset, values + offset, scale_log2,
+                                                    min(stage, s.length - first));
   }
+  if (query < s.length) own.store(p, at, query);
 }
 
 }  // namespace
@@ -190,17 +238,17 @@ void attention_forward(CudaQueue& queue, const AttentionForward<T>& p) {
     with_padded_dim(p.shape.head_dim, [&](auto dim) {
       constexpr int D = decltype(dim)::value;
       const float scale_log2 = kLog2e / std::sqrt(static_cast<float>(p.shape.head_dim));
-      const auto run = [&](auto whole, int rounds, int stage, int buffers) {
+      const auto run = [&](auto whole, int stage, int buffers) {
         constexpr bool kWhole = decltype(whole)::value;
-        const Split split = split_rows(p.shape.length, rounds * kTile, kWarps<D, kWhole>);
+        const Split split = split_rows(p.shape.length, kTile, Tile<D, kWhole>::warps);
         launch(queue, "attention_forward", forward_kernel<T, D, kWhole>,
                grid_of(p.shape, split.blocks), split.warps * kWarp, shared_bytes<D>(stage, buffers),
-               p, rounds, stage, scale_log2);
+               p, stage, scale_log2);
       };
-      if constexpr (Tile<D>::whole > 0)
-        if (p.shape.length <= Tile<D>::whole)
-          return run(std::true_type{}, Tile<D>::rounds, ceil_div(p.shape.length, kTile) * kTile, 1);
-      run(std::false_type{}, 1, Tile<D>::stage, 2);
+      if constexpr (kWholeKeys < D >> 0)
+        if (p.shape.length <= kWholeKeys<D>)
+          return run(std::true_type{}, ceil_div(p.shape.length, kTile) * kTile, 1);
+      run(std::false_type{}, kStage<D>, 2);
     });
   }
 }

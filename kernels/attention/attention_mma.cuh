@@ -15,15 +15,21 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
   return static_cast<unsigned>(__cvta_generic_to_shared(shared));
 }
 
-// Starts copying kBytes (8 or 16, both addresses aligned to them) to shared memory; zeros where
-// `there` is false, and `from` is then not read.
+// Starts copying kBytes (4 or 16, both addresses aligned to them) to shared memory; zeros where
+// `there` is false, and `from` is then not read. Sixteen bytes pass by the L1 cache.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(unsigned to, const void* from, bool there) {
   const int bytes = there ? kBytes : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
-               :
-               : "r"(to), "l"(from), "n"(kBytes), "r"(bytes)
-               : "memory");
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :
+                 : "r"(to), "l"(from), "n"(kBytes), "r"(bytes)
+                 : "memory");
 }
 
 // Waits for the copies this thread has started.

@@ -133,12 +133,12 @@ void check_equal_tokens(Q& queue, double tolerance) {
 // Nearly all weight is on one key, where d_o v - sum(d_o o) cancels and the rounding of o is what
 // remains: the gradients get twice their usual tolerance, 4 times that of o.
 template <class T, class Q>
-void check_large_scores(Q& queue, double tolerance) {
-  Problem p = Problem({1, 197, 2, 16}).rounded<T>();
+void check_large_scores(Q& queue, double tolerance, int length = 197) {
+  Problem p = Problem({1, length, 2, 16}).rounded<T>();
   for (std::size_t at = 0; at < p.qkv.size(); at += 96)
     for (std::size_t i = 0; i < 64; ++i) p.qkv[at + i] *= 4;
   // One query whose scores are all near -80: padded keys, whose score would be 0, must not count.
-  for (std::size_t token = 0; token < 197; ++token) p.qkv[token * 96 + 32] = 20;
+  for (std::size_t at = 32; at < p.qkv.size(); at += 96) p.qkv[at] = 20;
   p.qkv[0] = -16;
   expect_close(Forward{}.operator()<T>(queue, p), Forward{}.operator()<double>(cpu_queue(), p),
                tolerance);
@@ -258,7 +258,7 @@ TEST_SUITE("gpu") {
     CudaQueue few(0);
     few.limits.multiprocessors = 1;
     const int images = small_effort() ? 1 : 3;
-    for (const int length : {1, 7, 196, 197, 256})
+    for (const int length : {1, 7, 196, 197, 224, 256})
       for (const int head_dim : {8, 16, 24, 32}) {
         INFO(length, " ", head_dim);
         check_cuda(Problem({images, length, 3, head_dim}), kAttentionBackwardTolerance, Backward{},
@@ -281,6 +281,8 @@ TEST_SUITE("gpu") {
     check_large_scores<float>(cuda_queue(), tolerance.f32);
     check_large_scores<f16>(cuda_queue(), tolerance.f16);
     check_large_scores<bf16>(cuda_queue(), tolerance.bf16);
+    check_large_scores<f16>(cuda_queue(), tolerance.f16, 500);  // keys in stages
+    check_large_scores<bf16>(cuda_queue(), tolerance.bf16, 500);
   }
 
   TEST_CASE("attention: CUDA, lse may be null; shapes outside the contract are refused") {
