@@ -9,7 +9,7 @@
 #include <map>
 #include <sstream>
 
-#include "apps/compare/evaluate.h"
+#include "apps/compare/evaluated_run.h"
 #include "apps/compare/figures.h"
 #include "apps/compare/study.h"
 #include "apps/environment.h"
@@ -22,10 +22,7 @@ namespace fm {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kFileLimit = 1 << 26;  // bytes of a picture or a log
-constexpr std::size_t kFewestEpochs = 5;      // below them a curve is made of the log's rows
-constexpr std::size_t kMostLogPoints = 60;    // of such a curve: means of neighbouring rows
+using Run = EvaluatedRun;
 
 std::string today() {
   const std::time_t now = std::time(nullptr);
@@ -36,67 +33,9 @@ std::string today() {
   return text;
 }
 
-std::string text_of(const fs::path& path) {
-  if (!fs::is_regular_file(path)) return "";
-  const auto bytes = read_file(path, kFileLimit);
-  return {bytes.begin(), bytes.end()};
-}
-
 Json picture(const fs::path& path) {
   const std::string bytes = text_of(path);
   return bytes.empty() ? Json() : Json(png_uri(bytes));
-}
-
-// One evaluated run.
-struct Run {
-  fs::path folder;
-  std::string backbone, label;
-  std::uint64_t seed;
-  bool conditional;
-  Json evaluation, summary, device;
-
-  double of_summary(const char* field) const {
-    return summary.contains(field) ? number(summary.at(field)) : std::nan("");
-  }
-  double of_summary(const char* group, const char* field) const {
-    return summary.contains(group) ? number(summary.at(group).at(field)) : std::nan("");
-  }
-  double of_verdict(const char* field) const {
-    return evaluation.contains("verdict") ? number(evaluation.at("verdict").at(field))
-                                          : std::nan("");
-  }
-  bool failed() const { return !evaluation.at("failed").is_null(); }
-  bool passes() const {
-    return !failed() && evaluation.contains("verdict") &&
-           evaluation.at("verdict").at("passes") == true;
-  }
-  // A resumed run's clock covers the steps since: the others are taken to have gone as fast.
-  double wall_s() const {
-    const double steps = of_summary("steps"), resumed = of_summary("resumed_at");
-    return of_summary("wall_s") * steps / std::max(steps - resumed, 1.0);
-  }
-};
-
-std::vector<Run> runs_in(const fs::path& folder) {
-  std::vector<Run> runs;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder / "runs", error)) {
-    const auto evaluation = read_evaluation(entry.path());
-    if (!evaluation) continue;
-    const RunFolder run(entry.path());
-    const Json env = run.read_json("env.json").value_or(Json::object());
-    runs.push_back({entry.path(), evaluation->at("backbone"), evaluation->at("label"),
-                    evaluation->at("seed"), evaluation->at("conditional"), *evaluation,
-                    run.read_json("summary.json").value_or(Json::object()),
-                    env.contains("device") ? env.at("device") : Json()});
-  }
-  if (runs.empty())
-    fail(Fault::data, "[report] ", (folder / "runs").string(), " holds no evaluated run");
-  std::sort(runs.begin(), runs.end(), [](const Run& a, const Run& b) {
-    return std::tie(a.backbone, a.conditional, a.seed) <
-           std::tie(b.backbone, b.conditional, b.seed);
-  });
-  return runs;
 }
 
 // As the comparison was asked for, else the study's order, others after them.
@@ -113,59 +52,6 @@ std::vector<std::string> backbone_order(const fs::path& folder, const std::vecto
   for (const char* name : {"mamba", "transformer", "hybrid"}) add(name);
   for (const Run& run : runs) add(run.backbone);
   return order;
-}
-
-// Loss against steps: a point an epoch, or, of a short run, means of neighbouring log rows.
-Json curve_of(const Run& run) {
-  std::vector<double> steps, epochs, losses;
-  std::istringstream metrics(text_of(run.folder / "metrics.csv"));
-  std::string line;
-  std::getline(metrics, line);  // the header
-  while (std::getline(metrics, line)) {
-    double epoch, step, loss;
-    if (std::sscanf(line.c_str(), "%lf,%lf,%lf", &epoch, &step, &loss) != 3) continue;
-    epochs.push_back(epoch), steps.push_back(step), losses.push_back(loss);
-  }
-  if (steps.size() < kFewestEpochs) {
-    const Json& e = run.evaluation;
-    const double per_epoch = e.contains("train")
-                                 ? std::floor(number(e.at("data").at("train_images")) /
-                                              number(e.at("train").at("batch")))
-                                 : std::nan("");
-    std::vector<std::pair<double, double>> rows;
-    std::istringstream log(text_of(run.folder / "log.jsonl"));
-    while (std::getline(log, line)) {
-      const Json row = Json::parse(line, nullptr, false);
-      if (row.is_object() && row.contains("step"))
-        rows.push_back({row["step"], number(row["loss"])});
-    }
-    steps.clear(), epochs.clear(), losses.clear();
-    const std::size_t together = (rows.size() + kMostLogPoints - 1) / kMostLogPoints;
-    for (std::size_t i = 0; i < rows.size(); i += together) {
-      const std::size_t end = std::min(i + together, rows.size());
-      double step = 0, loss = 0;
-      for (std::size_t k = i; k < end; ++k) step += rows[k].first, loss += rows[k].second;
-      const auto n = static_cast<double>(end - i);
-      steps.push_back(step / n), losses.push_back(loss / n);
-      epochs.push_back(step / n / per_epoch);
-    }
-  }
-  return {{"steps", steps}, {"epochs", epochs}, {"loss", losses}};
-}
-
-// The mean of curves with the same points; the first one where they differ.
-Json mean_curve(const std::vector<Json>& curves) {
-  if (curves.empty())
-    return {{"steps", Json::array()}, {"epochs", Json::array()}, {"loss", Json::array()}};
-  Json mean = curves.front();
-  for (const Json& curve : curves)
-    if (curve.at("steps") != mean.at("steps")) return mean;
-  for (std::size_t i = 0; i < mean.at("loss").size(); ++i) {
-    double sum = 0;
-    for (const Json& curve : curves) sum += number(curve.at("loss")[i]);
-    mean["loss"][i] = sum / static_cast<double>(curves.size());
-  }
-  return mean;
 }
 
 Json mean_bins(const std::vector<const Run*>& runs) {
@@ -202,7 +88,7 @@ Json run_json(const Run& run) {
   for (const char* field : {"margin", "sentence", "marks", "shares"})
     json[field] = e.contains("verdict") ? e.at("verdict").at(field) : Json();
   json["device"] = run.device;
-  json["curve"] = curve_of(run);
+  json["curve"] = loss_curve(run);
   json["failed"] = e.at("failed");
   return json;
 }
@@ -399,7 +285,7 @@ Json viewer_of(const std::vector<Run>& runs, const std::vector<std::string>& ord
 }  // namespace
 
 Json gather_report(const fs::path& folder) {
-  const std::vector<Run> runs = runs_in(folder);
+  const std::vector<Run> runs = evaluated_runs(folder);
   const std::vector<std::string> order = backbone_order(folder, runs);
   if (order.empty())
     fail(Fault::data, "[report] ", (folder / "runs").string(),
