@@ -91,8 +91,10 @@ class Velocity {
   }
 
   Tensor operator()(const Tensor& x, int step, int node) const {
-    if (!labels_)
+    if (!labels_) {
+      const ProfileRange range("forward");  // as velocity() has
       return model_.velocity_given(context_, x, rows(modulations_, row_of(step % kAhead, node), 1));
+    }
     const Tensor t = context_.make({x.shape[0]}, context_.acc());
     context_.run([&]<class T>(auto& queue) {
       using R = acc_t<T>;
