@@ -74,6 +74,13 @@ Tensor rmsnorm_linear(Context& context, const Tensor& x, const Parameter& weight
                 .y = context.make({x.shape[0], x.shape[1], out})};
   context.run([&]<class T>(auto& queue) {
     using Acc = acc_t<T>;
+    if (!context.tape &&
+        rmsnorm_linear_inference(queue, RmsNormLinearInference<T>{.shape = p.norm,
+                                                                  .x = x.as<T>(),
+                                                                  .w = w.master.as<Acc>(),
+                                                                  .weight = weight.master.as<Acc>(),
+                                                                  .y = p.y.as<T>()}))
+      return;
     rmsnorm_fold(queue, RmsNormFold<T>{.shape = p.norm,
                                        .w = w.master.as<Acc>(),
                                        .weight = weight.master.as<Acc>(),

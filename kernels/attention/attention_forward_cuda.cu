@@ -46,6 +46,9 @@ struct Tile<32, false> {
   static constexpr int warps = 8, blocks = 3, chunk = 32;
 };
 
+// Warps of a block where all keys are kept and heads leave multiprocessors idle: a scheduler each.
+constexpr int kSpreadWarps = 4;
+
 // Keys in one of two buffers where not all are kept.
 template <int D>
 constexpr int kStage = D <= 32 ? 128 : 64;
@@ -193,7 +196,8 @@ struct Queries {
 // stage: keys in a buffer, a multiple of 16; kWhole: all of them, and there is one buffer.
 template <class T, int D, bool kWhole>
 __global__ void __launch_bounds__(Tile<D, kWhole>::warps* kWarp, Tile<D, kWhole>::blocks)
-    forward_kernel(AttentionForward<T> p, int stage, float scale_log2) {
+    forward_kernel(Deferred<AttentionForward<T>> deferred, int stage, float scale_log2) {
+  const AttentionForward<T>& p = deferred.wait();
   extern __shared__ uint4 shared_memory[];
   T* const shared = reinterpret_cast<T*>(shared_memory);  // buffers x {k, v} x [stage, kStride<D>]
   const AttentionShape& s = p.shape;
@@ -240,7 +244,10 @@ void attention_forward(CudaQueue& queue, const AttentionForward<T>& p) {
       const float scale_log2 = kLog2e / std::sqrt(static_cast<float>(p.shape.head_dim));
       const auto run = [&](auto whole, int stage, int buffers) {
         constexpr bool kWhole = decltype(whole)::value;
-        const Split split = split_rows(p.shape.length, kTile, Tile<D, kWhole>::warps);
+        const bool spread =
+            kWhole && heads_of(p.shape) < static_cast<unsigned>(queue.limits.multiprocessors);
+        const Split split =
+            split_rows(p.shape.length, kTile, spread ? kSpreadWarps : Tile<D, kWhole>::warps);
         launch(queue, "attention_forward", forward_kernel<T, D, kWhole>,
                grid_of(p.shape, split.blocks), split.warps * kWarp, shared_bytes<D>(stage, buffers),
                p, stage, scale_log2);

@@ -5,9 +5,11 @@
 namespace fm {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWide = 4;    // neighbouring columns of a thread
-constexpr int kTokens = 4;  // of a warp, which then share its loads of the weights
+constexpr int kThreads = 128;
+constexpr int kWide = 4;  // neighbouring columns of a thread
+// Tokens of a warp, which then share its loads of the weights; where that leaves multiprocessors
+// idle, each warp has one.
+constexpr int kManyTokens = 4;
 
 // Where element k of token l of an image lies in it.
 __device__ __forceinline__ int image_offset(const PatchShape& s, int l, int k) {
@@ -18,7 +20,7 @@ __device__ __forceinline__ int image_offset(const PatchShape& s, int l, int k) {
 
 // A warp makes kTokens rows of x, 128 columns at a time. Lane i holds elements i, i + 32, ... of
 // each token in turn, and hands them round.
-template <class T, class X>
+template <int kTokens, class T, class X>
 __global__ void __launch_bounds__(kThreads) embed_kernel(Deferred<EmbedPatches<T, X>> deferred) {
   const EmbedPatches<T, X>& p = deferred.wait();
   const PatchShape& s = p.shape;
@@ -45,6 +47,7 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(Deferred<EmbedPatches<T
         held[t] = widen(rounded);
         if (p.tokens && begin == 0) p.tokens[(first + t) * in + k] = rounded;
       }
+#pragma unroll 4
       for (int i = 0; i < min(kWarp, in - k0); ++i) {
         float w[kWide] = {};
 #pragma unroll
@@ -77,10 +80,15 @@ template <class T, class X>
 void embed_patches(CudaQueue& queue, const EmbedPatches<T, X>& p) {
   check_embedding(p.shape, p.width);
   const std::int64_t tokens = static_cast<std::int64_t>(p.shape.batch) * token_count(p.shape);
-  const std::int64_t blocks = ceil_div(tokens, kTokens * (kThreads / kWarp));
-  FM_CHECK(blocks <= kMaxGrid, "[embed_patches] too large for one launch, got ", blocks, " blocks");
-  launch(queue, "embed_patches", embed_kernel<T, X>, dim3(static_cast<unsigned>(blocks)), kThreads,
-         0, p);
+  const auto run = [&](auto kernel, int tokens_of_warp) {
+    const std::int64_t blocks = ceil_div(tokens, tokens_of_warp * (kThreads / kWarp));
+    FM_CHECK(blocks <= kMaxGrid, "[embed_patches] too large for one launch, got ", blocks,
+             " blocks");
+    launch(queue, "embed_patches", kernel, dim3(static_cast<unsigned>(blocks)), kThreads, 0, p);
+  };
+  if (tokens < std::int64_t{kManyTokens} * (kThreads / kWarp) * queue.limits.multiprocessors)
+    run(embed_kernel<1, T, X>, 1);
+  else run(embed_kernel<kManyTokens, T, X>, kManyTokens);
 }
 
 template void embed_patches(CudaQueue&, const EmbedPatches<float, float>&);

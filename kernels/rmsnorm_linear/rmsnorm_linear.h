@@ -42,6 +42,16 @@ struct RmsNormLinearForward {
   acc_t<T>* r;  // [rows]
 };
 
+// y alone, from W itself: for where no backward follows.
+template <class T>
+struct RmsNormLinearInference {
+  RmsNormLinearShape shape;
+  const T* x;              // [rows, in]
+  const acc_t<T>* w;       // [out, in]
+  const acc_t<T>* weight;  // [in]
+  T* y;                    // [rows, out]
+};
+
 // g = r dy, and s.
 template <class T>
 struct RmsNormScaleBackward {
@@ -85,6 +95,14 @@ template <class T>
 void rmsnorm_linear_forward(CpuQueue&, const RmsNormLinearForward<T>&);
 template <class T>
 void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<T>&);
+// One kernel for few rows, with the bits of the two calls above. Returns false, having done
+// nothing, where those are to be made.
+template <class T>
+bool rmsnorm_linear_inference(CpuQueue&, const RmsNormLinearInference<T>&) {
+  return false;
+}
+template <class T>
+bool rmsnorm_linear_inference(CudaQueue&, const RmsNormLinearInference<T>&);
 template <class T>
 void rmsnorm_scale_backward(CpuQueue&, const RmsNormScaleBackward<T>&);
 template <class T>

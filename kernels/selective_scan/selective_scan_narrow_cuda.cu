@@ -44,7 +44,8 @@ struct Block {
 
 template <class T, int kStates>
 __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
-    narrow_kernel(const ForwardArgs<T> args) {
+    narrow_kernel(Deferred<ForwardArgs<T>> deferred) {
+  const ForwardArgs<T>& args = deferred.wait();
   using Cut = NarrowTile<kStates>;
   constexpr int own_states = Cut::per_thread, item_steps = kWarp / Cut::warp_channels;
   extern __shared__ __align__(16) unsigned char memory[];

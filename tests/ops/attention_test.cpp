@@ -239,6 +239,19 @@ TEST_SUITE("gpu") {
     });
   }
 
+  TEST_CASE("attention: CUDA, queries spread over several blocks have the same bits") {
+    CudaQueue filled(0);
+    filled.limits.multiprocessors = 1;  // one head fills it, and its queries stay together
+    for (const int length : {1, 77, 196, 224})
+      for (const int head_dim : {8, 16, 32}) {
+        INFO(length, " ", head_dim);
+        const Problem p = Problem({2, length, 3, head_dim}).rounded<f16>();
+        expect_same_bits(Forward{}.operator()<f16>(cuda_queue(), p),
+                         Forward{}.operator()<f16>(filled, p));
+      }
+    check_large_scores<f16>(filled, kAttentionForwardTolerance.f16);
+  }
+
   TEST_CASE("attention: CUDA, the backward where a head does not fit into shared memory") {
     CudaQueue small(0);
     small.limits.shared_bytes_per_block = 16 * 1024;

@@ -152,12 +152,43 @@ TEST_SUITE("cpu") {
 }
 
 #if FM_CUDA
+namespace {
+
+// Whether there is such a kernel for this shape; if so, its y is that of the fold and the product.
+template <class T>
+bool inference_agrees(const Problem& p) {
+  CudaQueue& queue = cuda_queue();
+  const RmsNormLinearShape& shape = p.shape;
+  using Acc = acc_t<T>;
+  Array<Acc, CudaQueue> w(queue, p.w), weight(queue, p.weight), r(queue, shape.rows);
+  Array<T, CudaQueue> x(queue, p.x), v(queue, p.weights());
+  Array<T, CudaQueue> y(queue, shape.rows * shape.out), y_both(queue, shape.rows * shape.out);
+  if (!rmsnorm_linear_inference(queue, RmsNormLinearInference<T>{shape, x, w, weight, y}))
+    return false;
+  rmsnorm_fold(queue, RmsNormFold<T>{shape, w, weight, v});
+  rmsnorm_linear_forward(queue, RmsNormLinearForward<T>{shape, x, v, y_both, r});
+  expect_same_bits({{"y", y.values()}}, {{"y", y_both.values()}});
+  return true;
+}
+
+}  // namespace
+
 TEST_SUITE("gpu") {
   TEST_CASE("rmsnorm_linear: CUDA agrees with the CPU") {
     for (const RmsNormLinearShape& shape : kRmsNormLinearCases) {
       INFO(shape.rows, " rows, ", shape.in, " to ", shape.out);
       check_cuda(Problem(shape), kRmsNormLinearTolerance, Solve{});
     }
+  }
+
+  TEST_CASE("rmsnorm_linear: CUDA, the product from W itself has the bits of the two kernels") {
+    int few = 0;
+    for (const RmsNormLinearShape& shape : kRmsNormLinearCases) {
+      INFO(shape.rows, " rows, ", shape.in, " to ", shape.out);
+      few += inference_agrees<f16>(Problem(shape).rounded<f16>());
+      inference_agrees<bf16>(Problem(shape).rounded<bf16>());
+    }
+    CHECK(few == 3);
   }
 }
 #endif
