@@ -298,7 +298,7 @@ Json gather_report(const fs::path& folder) {
     if (!described && !run.failed()) described = &run;
     if (std::find(seeds.begin(), seeds.end(), run.seed) == seeds.end()) seeds.push_back(run.seed);
     if (run.device.is_string() &&
-        std::find(devices.begin(), devices.end(), run.device) == devices.end())
+        std::find(devices.begin(), devices.end(), run.device.get<std::string>()) == devices.end())
       devices.push_back(run.device);
   }
   std::sort(seeds.begin(), seeds.end());
