@@ -27,6 +27,7 @@ class Context {
   Tape* tape = nullptr;  // null: no gradients are wanted, nothing is saved for them
 
   bool planning() const { return arena.planning(); }
+  bool on_cpu() const { return std::holds_alternative<CpuQueue>(queue); }
   DType acc() const { return acc_dtype(compute); }  // of statistics and gradients of parameters
   DType stream() const { return narrow_stream ? compute : acc(); }  // of the residual stream
 

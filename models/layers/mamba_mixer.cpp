@@ -85,10 +85,12 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
                                                             .dt_bias = dt_bias,
                                                             .a_log = a_log,
                                                             .d = d});
-  drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
+  // A GPU is short of memory. A CPU is not: making u and o again took a fifth of its step.
+  const bool drops = !context.on_cpu();
+  if (drops) drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
   const Tensor y = out_norm ? rmsnorm_linear(context, scan.o, *out_norm, *out_proj)
                             : linear(context, scan.o, *out_proj, nullptr);
-  drop_gated(context, scan, z);
+  if (drops) drop_gated(context, scan, z);
   return y;
 }
 
