@@ -5,14 +5,16 @@
 #include "engine/tape.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/swiglu/swiglu.h"
+#include "kernels/swiglu/swiglu_few_rows.h"
 #include "kernels/swiglu_linear/swiglu_linear.h"
 #include "kernels/swiglu_mlp/swiglu_mlp.h"
 
 namespace fm {
 namespace {
 
-// How much of the network is one kernel: only its products, its wide half, or all of it.
-enum class Fused { products, wide_half, all };
+// How much of the network is one kernel: only its products, its wide half (by a kernel for many
+// rows, or for the few of a sample), or all of it.
+enum class Fused { products, wide_half, wide_half_few_rows, all };
 
 struct Network {
   SwigluWeights weights;
@@ -48,6 +50,16 @@ void hidden_units(Q& queue, const Network& n, T* h) {
                                                           .w12 = w.w12->compute.template as<T>(),
                                                           .bias = w.b12->compute.template as<T>(),
                                                           .h = h});
+      return;
+    }
+    if (n.fused == Fused::wide_half_few_rows) {
+      swiglu_few_rows(queue, SwigluFewRows<T>{.rows = n.rows(),
+                                              .width = n.width(),
+                                              .hidden = n.hidden(),
+                                              .x = n.x.as<T>(),
+                                              .w12 = w.w12->compute.template as<T>(),
+                                              .bias = w.b12->compute.template as<T>(),
+                                              .h = h});
       return;
     }
   }
@@ -166,6 +178,8 @@ void backward(Context& context, const Network& n) {
 Fused fused([[maybe_unused]] const Context& context, [[maybe_unused]] const Network& n) {
 #if FM_CUDA
   if (const auto* queue = std::get_if<CudaQueue>(&context.queue)) {
+    if (!context.tape && swiglu_few_rows_fits(n.rows(), n.width(), n.hidden(), context.compute))
+      return Fused::wide_half_few_rows;
     if (swiglu_mlp_fits(*queue, n.all(), context.compute)) return Fused::all;
     if (swiglu_linear_fits(n.wide_half(), context.compute)) return Fused::wide_half;
   }

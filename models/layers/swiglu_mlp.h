@@ -1,7 +1,7 @@
 // The SwiGLU feed-forward network: w3(silu(a) b) with (a, b) = w12(x). Source: Shazeer 2020.
 #pragma once
 
-#include "engine/ops/swiglu_few_rows.h"
+#include "engine/ops/swiglu.h"
 #include "models/layers/linear_layer.h"
 
 namespace fm {
@@ -12,9 +12,7 @@ class SwigluMlp {
       : w12_(params, name + ".w12", d, 2 * hidden), w3_(params, name + ".w3", hidden, d) {}
 
   Tensor operator()(Context& context, const Tensor& x) const {
-    const SwigluWeights weights{w12_.weight(), w12_.bias(), w3_.weight(), w3_.bias()};
-    if (const Tensor y = swiglu_mlp_few_rows(context, x, weights)) return y;
-    return swiglu_mlp(context, x, weights);
+    return swiglu_mlp(context, x, {w12_.weight(), w12_.bias(), w3_.weight(), w3_.bias()});
   }
 
  private:
