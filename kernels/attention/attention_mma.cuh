@@ -10,11 +10,6 @@
 
 namespace fm::attention {
 
-// Where something is in shared memory, as these instructions want it.
-__device__ __forceinline__ unsigned shared_address(const void* shared) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
-}
-
 // Starts copying kBytes (4 or 16, both addresses aligned to them) to shared memory; zeros where
 // `there` is false, and `from` is then not read. Sixteen bytes pass by the L1 cache.
 template <int kBytes>

@@ -22,7 +22,7 @@
 
 namespace fm {
 
-// Whether code is compiled for it. Elsewhere nothing here may be called.
+// Whether code is compiled for it. Elsewhere only take_registers and give_registers may be called.
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 constexpr bool kHopper = true;
 #else
@@ -35,9 +35,6 @@ constexpr unsigned kPanelRowBytes = 128;
 
 // --- Barriers in shared memory
 
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
 __device__ __forceinline__ void barrier_init(unsigned barrier, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -107,15 +104,15 @@ __device__ __forceinline__ void publish_shared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// --- Registers of a warpgroup's role
+// --- Registers of a warpgroup's role. Elsewhere every role has those of the launch.
 
 template <int kCount>
 __device__ __forceinline__ void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+  if constexpr (kHopper) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 template <int kCount>
 __device__ __forceinline__ void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+  if constexpr (kHopper) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
 }
 
 // --- Products

@@ -12,12 +12,13 @@
 #include <type_traits>
 
 #include "kernels/base/convert.cuh"
+#include "kernels/base/vec.cuh"
 
 namespace fm {
 
 // Starts copying 16 bytes; zeros where `exists` is false, and `from` is then not read.
 __device__ __forceinline__ void copy_async(void* to_shared, const void* from, bool exists) {
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  const unsigned to = shared_address(to_shared);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :
                : "r"(to), "l"(from), "r"(exists ? 16 : 0)
@@ -25,7 +26,7 @@ __device__ __forceinline__ void copy_async(void* to_shared, const void* from, bo
 }
 // The same for 4 bytes that are there.
 __device__ __forceinline__ void copy_async_4(void* to_shared, const void* from) {
-  const unsigned to = static_cast<unsigned>(__cvta_generic_to_shared(to_shared));
+  const unsigned to = shared_address(to_shared);
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" : : "r"(to), "l"(from) : "memory");
 }
 // Closes a group of copies; wait_copies<n>() waits until only the newest n groups are under way.
@@ -41,7 +42,7 @@ __device__ __forceinline__ void wait_copies() {
 // columns 2q, 2q + 1 of each; transposed: column g, rows 2q, 2q + 1.
 template <bool kTransposed>
 __device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void* row_in_shared) {
-  const unsigned from = static_cast<unsigned>(__cvta_generic_to_shared(row_in_shared));
+  const unsigned from = shared_address(row_in_shared);
   if constexpr (kTransposed)
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])

@@ -14,6 +14,11 @@ struct alignas(sizeof(T) * N) Vec {
   T at[N];
 };
 
+// Where something is in shared memory, as instructions that take such an address want it.
+__device__ __forceinline__ unsigned shared_address(const void* shared) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(shared));
+}
+
 // Two 16-bit elements, the first in the low half: one instruction an element, where taking them out
 // of their vector one by one costs two.
 template <class T>

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kIndex]), kWeightTiles[kI
       "a tile is whole fragments");
 
   extern __shared__ __align__(16) unsigned char shared[];
-  const unsigned stages = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const unsigned stages = shared_address(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int warp_a = warp / kTile.warps_b, warp_b = warp % kTile.warps_b;
   const int tile_b = blockIdx.x % p.tiles_b, tile_a = blockIdx.x / p.tiles_b % p.tiles_a;

@@ -179,7 +179,7 @@ __device__ __forceinline__ void forget_origin(int& counter) {
 
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const unsigned to = shared_address(shared);
   if constexpr (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
   else
@@ -189,7 +189,7 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 // Zeros, and nothing is read, where not `real`.
 template <int kBytes>
 __device__ __forceinline__ void copy_async_or_zero(void* shared, const void* global, bool real) {
-  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  const unsigned to = shared_address(shared);
   const int bytes = real ? kBytes : 0;
   if constexpr (kBytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)

@@ -93,11 +93,8 @@ constexpr bool can_split(int states) {
 template <class T>
 void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas);
 
-__device__ __forceinline__ unsigned barrier_address(std::uint64_t& barrier) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(&barrier));
-}
 __device__ __forceinline__ void barrier_init(std::uint64_t& barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier_address(barrier)), "r"(arrivals)
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals)
                : "memory");
 }
 // One arrival of a warp, after all that its lanes have read and written.
@@ -105,7 +102,7 @@ __device__ __forceinline__ void warp_arrives(std::uint64_t& barrier, int lane) {
   __syncwarp();
   if (lane == 0)
     asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(
-                     barrier_address(barrier))
+                     shared_address(&barrier))
                  : "memory");
 }
 // Until the phase of this parity is over; with parity 1 the first wait is over at once.
@@ -116,13 +113,13 @@ __device__ __forceinline__ void barrier_wait(std::uint64_t& barrier, unsigned pa
     asm volatile(
         "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
         : "=r"(over)
-        : "r"(barrier_address(barrier)), "r"(parity)
+        : "r"(shared_address(&barrier)), "r"(parity)
         : "memory");
 #else
     asm volatile(
         "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
         : "=r"(over)
-        : "r"(barrier_address(barrier)), "r"(parity)
+        : "r"(shared_address(&barrier)), "r"(parity)
         : "memory");
 #endif
   } while (!over);

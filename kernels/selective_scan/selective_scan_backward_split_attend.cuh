@@ -20,7 +20,7 @@ __device__ __forceinline__ float4 load_shared(const float4* from) {
   float4 v;
   asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(from))));
+               : "r"(shared_address(from)));
   return v;
 }
 

@@ -1,24 +1,12 @@
 // Backward for 64 and 128 states in 16 bits: selective_scan_backward_cuda.cu's walk with its work
 // split between the warps of a CTA.
+#include "kernels/base/hopper.cuh"
 #include "kernels/selective_scan/selective_scan_backward_split_attend.cuh"
 #include "kernels/selective_scan/selective_scan_backward_split_walk.cuh"
 
 namespace fm {
 namespace scan {
 namespace {
-
-template <int kRegisters>
-__device__ __forceinline__ void take_registers() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-#endif
-}
-template <int kRegisters>
-__device__ __forceinline__ void give_registers() {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
-#endif
-}
 
 template <class T, int kStates>
 __global__ void __launch_bounds__(Split<kStates>::threads, 1)

@@ -25,9 +25,8 @@ __device__ __forceinline__ uint2 load_now_or_zero(const void* from, bool real) {
 }
 // A store no load of the walk has to wait for.
 __device__ __forceinline__ void store_apart(float4* to, float x, float y, float z, float w) {
-  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(
-                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
-               "f"(x), "f"(y), "f"(z), "f"(w));
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(to)), "f"(x), "f"(y),
+               "f"(z), "f"(w));
 }
 
 // Decay rates and saved states of a lane's elements, on their way.
