@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <limits>
 
+#include "apps/markup.h"
+
 namespace fm {
 namespace {
 
@@ -36,22 +38,10 @@ std::string tick_text(double value) {
   return text;
 }
 
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&') out += "&amp;";
-    else if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '"') out += "&quot;";
-    else out += c;
-  }
-  return out;
-}
-
 std::string text_at(double x, double y, const std::string& text, const char* anchor = "start",
                     const std::string& more = "") {
   return "<text x=\"" + number_text(x) + "\" y=\"" + number_text(y) + "\" text-anchor=\"" + anchor +
-         "\" " + more + ">" + escaped(text) + "</text>\n";
+         "\" " + more + ">" + markup_text(text) + "</text>\n";
 }
 
 std::string stroke(double x1, double y1, double x2, double y2, const std::string& style) {

@@ -2,20 +2,10 @@
 
 #include <cstdio>
 
+#include "apps/markup.h"
+
 namespace fm {
 namespace {
-
-std::string html_text(const std::string& text) {
-  std::string out;
-  for (const char c : text) switch (c) {
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '&': out += "&amp;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  return out;
-}
 
 // Outside of strings JSON has none of the three characters.
 std::string json_for_script(const Json& data) {
@@ -45,7 +35,7 @@ std::string make_page(std::string_view name, const std::string& title, const Jso
     page += rest.substr(0, open);
     rest.remove_prefix(close + 2);
     if (key == "title") {
-      page += html_text(title);
+      page += markup_text(title);
     } else if (key == "data") {
       page += json_for_script(data);
     } else {
