@@ -241,7 +241,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
       }
       pass_turn();
       products_wait<kBackward ? 1 : 0>();  // dh may be under way
-      if (last >= 0 && lane == 0) barrier_arrive(shared.empty(last));
+      if (last >= 0) barrier_arrive(shared.empty(last));
       if constexpr (kBackward) {
         float to_a[32], to_b[32];
         gate_slopes<T>(to_a, to_b, ab, shared.bias(stage.at));
@@ -269,7 +269,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
       stage.next<P::kStages>();
     }
     products_wait<0>();
-    if (lane == 0) barrier_arrive(shared.empty(last));
+    barrier_arrive(shared.empty(last));
 
     // The result goes where x was.
     named_sync(shared.own(group), kWarpgroup);
@@ -312,7 +312,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       for (int stage = 0; stage < Plan<kBackward>::kStages; ++stage) {
         barrier_init(shared.full(stage), 1);
-        barrier_init(shared.empty(stage), kGroups * kWarpgroup / kWarp);
+        barrier_init(shared.empty(stage), kGroups * kWarpgroup);  // every reader's own arrival
       }
       barriers_ready();
     }
