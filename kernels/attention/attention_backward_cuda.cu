@@ -79,7 +79,8 @@ __device__ __forceinline__ void find_stats(const AttentionBackward<T>& p, const 
 
 template <class T, int D, bool kKeys>
 __global__ void __launch_bounds__(Tile<D>::warps* kWarp, Tile<D>::blocks)
-    backward_kernel(AttentionBackward<T> p, float scale) {
+    backward_kernel(Deferred<AttentionBackward<T>> deferred, float scale) {
+  const AttentionBackward<T>& p = deferred.wait();
   extern __shared__ uint4 shared_memory[];
   char* const shared = reinterpret_cast<char*>(shared_memory);
   constexpr int kCount = Tile<D>::count, kStage = Tile<D>::stage, kWide = Tile<D>::wide;

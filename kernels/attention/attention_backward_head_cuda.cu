@@ -111,7 +111,9 @@ __device__ __forceinline__ void walk_keys(const AttentionBackward<T>& p, const P
 // rows: the length up to a multiple of 16. The last warp only copies.
 template <class T, int D>
 __global__ void __launch_bounds__((Tile<D>::warps + 1) * kWarp, Tile<D>::blocks)
-    backward_head_kernel(AttentionBackward<T> p, int rows, int group, float scale) {
+    backward_head_kernel(Deferred<AttentionBackward<T>> deferred, int rows, int group,
+                         float scale) {
+  const AttentionBackward<T>& p = deferred.wait();
   extern __shared__ uint4 shared_memory[];
   constexpr int kCount = Tile<D>::count;
   const Shared<T, D> shared(shared_memory, rows, group);

@@ -24,8 +24,8 @@ class Deferred {
  public:
   __host__ __device__ Deferred(const P& p) : p_(p) {}
 
-  // Every thread's first statement. Also lets the next kernel's blocks start where there is room,
-  // as soon as all blocks of this one have come here: they wait in turn.
+  // Every thread comes here. Also lets the next kernel's blocks start where there is room, as soon
+  // as all blocks of this one have come here: they wait in turn.
   __device__ __forceinline__ const P& wait() const {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;\n\tgriddepcontrol.launch_dependents;" ::: "memory");

@@ -300,7 +300,7 @@ __device__ void walk(const RowArgs<T>& p, const Addresses<kBackward>& shared) {
 
 template <class T, bool kBackward>
 __global__ void __launch_bounds__(kThreads, 1)
-    swiglu_mlp_rows_kernel(const __grid_constant__ RowArgs<T> p) {
+    swiglu_mlp_rows_kernel(const __grid_constant__ Deferred<RowArgs<T>> deferred) {
   if constexpr (kHopper) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const Addresses<kBackward> shared{shared_address(memory)};
@@ -317,6 +317,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       barriers_ready();
     }
     __syncthreads();
+    const RowArgs<T>& p = deferred.wait();
     if (threadIdx.x < kGroups * kWarpgroup) {
       take_registers<kWalkRegisters>();
       walk<T, kBackward>(p, shared);

@@ -271,7 +271,7 @@ __device__ void sum_up(const SumArgs<T>& p, const Shared<T>& shared) {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
-    swiglu_mlp_weights_kernel(const __grid_constant__ SumArgs<T> p) {
+    swiglu_mlp_weights_kernel(const __grid_constant__ Deferred<SumArgs<T>> deferred) {
   if constexpr (kHopper) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const Shared<T> shared{shared_address(memory)};
@@ -280,6 +280,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       barriers_ready();
     }
     __syncthreads();
+    const SumArgs<T>& p = deferred.wait();
     const int role = threadIdx.x / kWarpgroup;
     if (role < kMakers) {
       give_registers<kMakeRegisters>();
@@ -302,7 +303,9 @@ constexpr int kAddThreads = 128;
 
 // A block adds one fragment of the weights' sums, or 128 columns of the biases'.
 template <class T>
-__global__ void __launch_bounds__(kAddThreads) swiglu_mlp_add_kernel(AddArgs<T> p) {
+__global__ void __launch_bounds__(kAddThreads)
+    swiglu_mlp_add_kernel(Deferred<AddArgs<T>> deferred) {
+  const AddArgs<T>& p = deferred.wait();
   const int unit_blocks = p.hidden / kMlpUnits, weight_blocks = unit_blocks * kFragments;
   if (static_cast<int>(blockIdx.x) >= weight_blocks) {
     const int columns = 2 * p.hidden + kMlpWidth;
