@@ -1,5 +1,7 @@
 #include "apps/bench/kernel_bench.h"
+#include "kernels/matmul/matmul.h"
 #include "kernels/patchify/patchify_cases.h"
+#include "kernels/patchify/velocity_head_cases.h"
 
 namespace fm {
 namespace {
@@ -44,6 +46,42 @@ Call embed(BenchArrays& a, const PatchShape& s) {
   });
 }
 
+// As in sampling, with a modulation an image. The CPU has no such kernel: there, what it fuses.
+Call velocity_head(BenchArrays& a, const VelocityHeadCase& c) {
+  return a.typed([&]<class T, class Q>(Q& queue) -> Call {
+    using R = acc_t<T>;
+    const PatchShape& patches = c.patches;
+    const ResidualNormShape norm{patches.batch, token_count(patches), c.width, 2 * c.width,
+                                 c.width};
+    const std::int64_t rows = std::int64_t{norm.batch} * norm.length, out = token_width(patches);
+    const R* const x = a.wide_input<T>(rows * c.width);
+    const T* const f = a.input<T>(rows * c.width);
+    const T* const gate = a.input<T>(norm.batch * c.width);
+    const T* const shift = a.input<T>(2 * norm.batch * c.width);
+    const T* const scale = shift + c.width;
+    const T* const w = a.input<T>(c.width * out, {.deviation = 0.1});
+    const T* const bias = a.input<T>(out);
+    R* const v = a.output<R>("v", elements(patches));
+    if constexpr (std::is_same_v<Q, CudaQueue>) {
+      const VelocityHeadForward<T, R> p{norm, patches, x, f, gate, shift, scale, w, bias, v};
+      return [&queue, p] { velocity_head_forward(queue, p); };
+    } else {
+      T* const y = a.scratch<T>(rows * c.width);
+      T* const tokens = a.scratch<T>(rows * out);
+      R* const sum = a.scratch<R>(rows * c.width);
+      const ResidualNormForward<T, R> first{norm, x, f, gate, shift, scale, sum, y};
+      const LinearForward<T, T> second{
+          {.rows = rows, .in = c.width, .out = static_cast<int>(out)}, y, w, bias, tokens};
+      const Unpatchify<T, R> third{patches, tokens, v};
+      return [&queue, first, second, third] {
+        residual_norm_forward(queue, first);
+        linear_forward(queue, second);
+        unpatchify(queue, third);
+      };
+    }
+  });
+}
+
 }  // namespace
 
 void bench_patchify(BenchList& list) {
@@ -58,6 +96,13 @@ void bench_patchify(BenchList& list) {
            patchify_work(timed, acc_dtype(list.compute)), to_image, checked, timed);
   list.add("patchify", "embed", concat(shape, " d", kEmbedded), kEmbedPatchesTolerance,
            embed_patches_work(timed, kEmbedded, list.compute), embed, checked, timed);
+  VelocityHeadCase sampled = kVelocityHeadPaper;
+  sampled.patches.batch = list.scaled(4 * sampled.patches.batch) / 4;
+  list.add("patchify", "velocity head",
+           concat("b", sampled.patches.batch, " ", timed.height, "x", timed.width, " p",
+                  timed.patch, " d", sampled.width),
+           kVelocityHeadTolerance, velocity_head_work(sampled, list.compute), velocity_head,
+           kVelocityHeadCases[1], sampled);
 }
 
 }  // namespace fm

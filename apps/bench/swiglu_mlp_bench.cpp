@@ -1,9 +1,11 @@
-// Where swiglu_mlp has no kernel (the CPU, float, other devices), its rows time what it fuses.
+// Where swiglu_mlp and swiglu_few_rows have no kernel (the CPU, float, other devices), their rows
+// time what they fuse.
 #include <algorithm>
 
 #include "apps/bench/kernel_bench.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/swiglu/swiglu.h"
+#include "kernels/swiglu/swiglu_few_rows.h"
 #include "kernels/swiglu_mlp/swiglu_mlp_cases.h"
 
 namespace fm {
@@ -93,6 +95,27 @@ Call backward(BenchArrays& a, const SwigluMlpShape& s) {
   });
 }
 
+// The wide half for one image's tokens, where latency is what counts.
+Call few_rows(BenchArrays& a, const SwigluMlpShape& s) {
+  return a.typed([&]<class T, class Q>(Q& queue) -> Call {
+    const Operands<T> in(a, s);
+    T* const h = a.output<T>("h", s.rows * s.hidden);
+    if constexpr (std::is_same_v<Q, CudaQueue> && sizeof(T) == 2) {
+      if (swiglu_few_rows_fits(s.rows, s.width, s.hidden, dtype_of<T>())) {
+        const SwigluFewRows<T> p{s.rows, s.width, s.hidden, in.x, in.w12, in.b12, h};
+        return [&queue, p] { swiglu_few_rows(queue, p); };
+      }
+    }
+    T* const ab = a.scratch<T>(2 * s.rows * s.hidden);
+    const LinearForward<T, T> product{in.first, in.x, in.w12, in.b12, ab};
+    const SwigluForward<T> gates{{s.rows, s.hidden}, ab, h};
+    return [&queue, product, gates] {
+      linear_forward(queue, product);
+      swiglu_forward(queue, gates);
+    };
+  });
+}
+
 }  // namespace
 
 void bench_swiglu_mlp(BenchList& list) {
@@ -106,6 +129,12 @@ void bench_swiglu_mlp(BenchList& list) {
            swiglu_mlp_forward_work(timed, list.compute), forward, checked, timed);
   list.add("swiglu_mlp", "backward", shape, kSwigluMlpTolerance,
            swiglu_mlp_backward_work(timed, list.compute), backward, checked, timed);
+  SwigluMlpShape one_image = kSwigluMlpPaper;
+  one_image.rows /= 256;
+  list.add("swiglu_mlp", "few rows",
+           concat("rows", one_image.rows, " ", one_image.width, ">2x", one_image.hidden),
+           kSwigluMlpTolerance, swiglu_few_rows_work(one_image, list.compute), few_rows, one_image,
+           one_image);
 }
 
 }  // namespace fm

@@ -1,14 +1,12 @@
-// The end of a sampled velocity in one kernel: the last branch's sum,
-// LayerNorm, modulation, the linear layer to patches, and patches to an image,
+// The end of a sampled velocity in one kernel: the last branch's sum, LayerNorm, modulation, the
+// linear layer to patches, and patches to an image,
 //   v = unpatchify((LN(x + gate f) (1 + scale) + shift) w^T + bias).
-// kernels/residual_norm, kernels/matmul and kernels/patchify have the same in
-// three and the gradients. Per token a few outputs are all there is to a
-// product, and the sum and the normalised tokens need not reach memory. Source:
-// Peebles and Xie 2023 (DiT), section 3.2.
+// kernels/residual_norm, kernels/matmul and kernels/patchify have the same in three and the
+// gradients. Per token a few outputs are all there is to a product, and the sum and the normalised
+// tokens need not reach memory. Source: Peebles and Xie 2023 (DiT), section 3.2.
 //
-// CUDA only; velocity_head_fits says for which shapes. X, the type of the
-// residual stream, is acc_t<T> or T; the sum is rounded to it. Statistics and
-// sums are in acc_t<T>.
+// CUDA only; velocity_head_fits says for which shapes. X, the type of the residual stream, is
+// acc_t<T> or T; the sum is rounded to it. Statistics and sums are in acc_t<T>.
 #pragma once
 
 #include "kernels/base/dtype.h"
@@ -33,8 +31,7 @@ struct VelocityHeadForward {
 };
 
 #if FM_CUDA
-// Whether the kernel takes this shape: a width of at most 512 and patches of at
-// most 16 elements.
+// Whether the kernel takes this shape: a width of at most 512 and patches of at most 16 elements.
 bool velocity_head_fits(const ResidualNormShape&, const PatchShape&);
 
 template <class T, class X>

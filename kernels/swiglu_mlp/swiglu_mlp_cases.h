@@ -24,6 +24,13 @@ inline Work swiglu_mlp_forward_work(const SwigluMlpShape& s, DType t) {
   return {bytes * static_cast<double>(size_of(t)), 6 * rows * s.hidden, 2 * rows * s.hidden,
           2 * rows * weights};
 }
+// The wide half alone: swiglu_few_rows.
+inline Work swiglu_few_rows_work(const SwigluMlpShape& s, DType t) {
+  const double rows = static_cast<double>(s.rows), weights = 2.0 * s.hidden * s.width;
+  const double bytes = rows * (s.width + s.hidden) + weights;
+  return {bytes * static_cast<double>(size_of(t)), 6 * rows * s.hidden, 2 * rows * s.hidden,
+          2 * rows * weights};
+}
 // a, b and the gradient of h once: the least, not what is done.
 inline Work swiglu_mlp_backward_work(const SwigluMlpShape& s, DType t) {
   const double rows = static_cast<double>(s.rows), weights = 3.0 * s.hidden * s.width;
