@@ -252,7 +252,7 @@ __device__ __forceinline__ float2 softplus_and_slope(float x) {
     const float delta = softplus(x);
     return {delta, -expm1f(-delta)};
   } else {
-    const float e = __expf(x);
+    const float e = exp2_approx(kLog2e * x);
     const float small = e * (1.0f - e * (0.5f - e * (1.0f / 3)));
     const float delta = e < 0.015625f ? small : __logf(1.0f + e);
     return x > 20.0f ? float2{x, 1.0f} : float2{delta, __fdividef(e, 1.0f + e)};

@@ -13,6 +13,20 @@
 
 namespace fm::scan {
 
+// Tiles of a team that are prepared, walked or finished at a time.
+constexpr unsigned kSlots = 3;
+
+// Counts the tiles of a team, over all blocks: the slot of a tile, and the parity of its use.
+struct Turn {
+  unsigned slot = 0, parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++slot == kSlots) slot = 0, parity ^= 1;
+  }
+  __device__ __forceinline__ Turn before() const {
+    return slot == 0 ? Turn{kSlots - 1, parity ^ 1} : Turn{slot - 1, parity};
+  }
+};
+
 template <int kStates>
 struct Split {
   using Tile = BackwardTile<kStates>;
@@ -23,31 +37,87 @@ struct Split {
   // Of 128 a thread at launch, given and taken by groups of 4 warps.
   static constexpr int walker_registers = 200, attendant_registers = 56;
   static constexpr int max_channels = 256 * 64 / kStates;  // of a CTA: q and dA take 128 KB
-  static constexpr int outer = 40;  // floats a step: 8 keep the steps off each other's banks
+  static constexpr int slots = kSlots;
   static constexpr int lanes = 4 * kBlockSteps;  // of a preparer or finisher: (step, two channels)
 };
+
+// Keeps a value in a register: the compiler would else derive it anew wherever it is used.
+template <class U>
+__device__ __forceinline__ U* in_register(U* shared) {
+  unsigned address = shared_address(shared);
+  asm volatile("" : "+r"(address));
+  return static_cast<U*>(__cvta_shared_to_generic(address));
+}
 
 // What a team shares.
 template <int kStates>
 struct alignas(16) TeamShared {
-  struct alignas(16) Slot {
-    float4 terms[kBlockSteps][4];    // delta and dy of two channels
-    float4 finish[kBlockSteps][4];   // u and softplus' of two channels
-    float2 weights[kBlockSteps][4];  // delta u of two channels
-    // delta u in two parts, and zeros: [4][8] a step, B operand of the outer product.
-    float outer[kBlockSteps][Split<kStates>::outer];
+  // What the walk multiplies with, [two channels].
+  struct alignas(16) Step {
+    float4 terms[4];     // delta and dy
+    float4 outer[4];     // delta u in two parts, B operand of the outer product
+    float4 finish[4];    // u and softplus'
+    float4 diagonal[4];  // {delta, 0} and {0, delta}: B operand, where others read zeros
+    float4 zeros[4];     // four, so that no two steps that are written at once share a bank
   };
-  Slot slots[2];
+  struct alignas(16) Slot {
+    Step steps[kBlockSteps];
+  };
+  Slot slots[Split<kStates>::slots];
   // Over the states of a strip: {g B of two channels, A q h of two channels} of a lane.
   float4 sums[Split<kStates>::strips][kBlockSteps * BackwardTile<kStates>::sums];
 };
 
+__device__ __forceinline__ void barrier_init(std::uint64_t& barrier, int warps) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier)),
+               "r"(warps * kWarp)
+               : "memory");
+}
+// Every lane arrives for itself: faster than one for all of a warp, which had to be brought
+// together first (H100, 64 states: 1.49 ms, not 1.53).
+__device__ __forceinline__ void arrive(std::uint64_t& barrier) {
+  asm volatile(
+      "{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(&barrier))
+      : "memory");
+}
+// Until the phase of this parity is over; with parity 1 the first wait is over at once.
+__device__ __forceinline__ void barrier_wait(std::uint64_t& barrier, unsigned parity) {
+  unsigned over;
+  do {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(over)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+#else
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        : "=r"(over)
+        : "r"(shared_address(&barrier)), "r"(parity)
+        : "memory");
+#endif
+  } while (!over);
+}
+
 struct Barriers {
   static constexpr int max_teams = 4;
-  std::uint64_t full[max_teams][2];     // a slot is ready to be walked
-  std::uint64_t walked[max_teams];      // all sums of a tile are there
-  std::uint64_t drained[max_teams][2];  // and have been read, as has the slot
-  std::uint64_t matrices_stored;        // dB and dC of a block have been read
+  std::uint64_t full[max_teams][kSlots];     // a slot is ready to be walked
+  std::uint64_t walked[max_teams];           // all sums of a tile are there
+  std::uint64_t drained[max_teams][kSlots];  // and have been read, as has the slot
+  static constexpr int drained_at = (kSlots + 1) * max_teams;  // from a team's `full` on
+  // Of blocks in turn, counted from the last.
+  std::uint64_t staged[2];        // B and C are there
+  std::uint64_t gathered[2];      // all warps' dB and dC are there, and B and C have been read
+  std::uint64_t matrices_stored;  // dB and dC have been read
+
+  __device__ __forceinline__ void wait_for_staged(
+      int block) {  // not the first, staged at the start
+    barrier_wait(staged[block & 1], (block - 1) >> 1 & 1);
+  }
+  __device__ __forceinline__ void wait_for_gathered(int block) {
+    barrier_wait(gathered[block & 1], block >> 1 & 1);
+  }
 };
 
 // Shared memory in bytes from its start; Where comes first.
@@ -93,40 +163,11 @@ constexpr bool can_split(int states) {
 template <class T>
 void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas);
 
-__device__ __forceinline__ void barrier_init(std::uint64_t& barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals)
-               : "memory");
+__device__ __forceinline__ float tf32_half_up(float x) {
+  return __uint_as_float(__float_as_uint(x) + 0x1000u);
 }
-// One arrival of a warp, after all that its lanes have read and written.
-__device__ __forceinline__ void warp_arrives(std::uint64_t& barrier, int lane) {
-  __syncwarp();
-  if (lane == 0)
-    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(
-                     shared_address(&barrier))
-                 : "memory");
-}
-// Until the phase of this parity is over; with parity 1 the first wait is over at once.
-__device__ __forceinline__ void barrier_wait(std::uint64_t& barrier, unsigned parity) {
-  unsigned over;
-  do {
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(over)
-        : "r"(shared_address(&barrier)), "r"(parity)
-        : "memory");
-#else
-    asm volatile(
-        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(over)
-        : "r"(shared_address(&barrier)), "r"(parity)
-        : "memory");
-#endif
-  } while (!over);
-}
-
 // What the roles share. The blocks are walked from last to first; a team's tiles of a block in
-// order. `turn` counts tiles of a team, over all blocks.
+// order.
 template <class T, int kStates>
 struct SplitPlace : Place<T, kStates> {
   using Cut = Split<kStates>;

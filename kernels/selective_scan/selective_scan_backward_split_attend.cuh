@@ -5,16 +5,6 @@
 
 namespace fm::scan {
 
-// Where a lane's two channels of its step are, and how many of them exist.
-struct PairAt {
-  unsigned row;  // of [B, L]
-  unsigned channel;
-  int tile, real;
-  __device__ std::uint64_t offset(int stride) const {
-    return static_cast<std::uint64_t>(row) * static_cast<unsigned>(stride) + channel;
-  }
-};
-
 // Loads that stay together, so that they are on their way together.
 __device__ __forceinline__ float4 load_shared(const float4* from) {
   float4 v;
@@ -24,16 +14,36 @@ __device__ __forceinline__ float4 load_shared(const float4* from) {
   return v;
 }
 
-template <class T, int kStates>
+// Two neighbouring channels; `real` says how many exist, kPairs that both can be moved at once.
+template <class T, bool kPairs>
+__device__ __forceinline__ void load_channels(unsigned& to, const T* from, int real, T absent) {
+  Vec<T, 2> v = {absent, absent};
+  if constexpr (kPairs) {
+    to = *reinterpret_cast<unsigned*>(&v);
+    if (real > 0) to = *reinterpret_cast<const unsigned*>(from);
+  } else {
+    if (real > 0) v.at[0] = from[0];
+    if (real > 1) v.at[1] = from[1];
+    to = *reinterpret_cast<unsigned*>(&v);
+  }
+}
+
+// A preparer or finisher. Lane (g, l) has step g of channels 2 l and 2 l + 1 of its team's tiles.
+// What is the same for all tiles is derived once, and pointers advance by constants: addresses
+// would else be half of the work.
+template <class T, int kStates, bool kPairs>
 struct Attendant {
   using Tile = BackwardTile<kStates>;
   using Cut = Split<kStates>;
-  using Inputs = TileInputs<T, kStates>;
+  using Step = typename TeamShared<kStates>::Step;
+  static constexpr int stride = Cut::teams * Tile::channels;  // from tile to tile of a team
   const SplitPlace<T, kStates>& place;
   int index, team, g, l;
   int channels, tiles;  // of the CTA; no tiles where there is no such team
-  unsigned channel;     // the lane's first
+  unsigned channel;     // the lane's first of its team's first tile
   Rows rows;
+  Step* steps;              // the lane's in the team's first slot, at its two channels
+  std::uint64_t* barriers;  // the team's `full`
 
   __device__ explicit Attendant(const SplitPlace<T, kStates>& at)
       : place(at),
@@ -43,115 +53,136 @@ struct Attendant {
         l(static_cast<unsigned>(at.lane) % 4),
         channels(at.where().part.channels),
         tiles(index < Cut::teams ? ceil_div(channels, Tile::channels) : 0),
-        channel(at.where().channel + 2 * l),
-        rows(at.where().rows) {}
+        channel(at.where().channel + team * Tile::channels + 2 * l),
+        rows(at.where().rows),
+        steps(in_register(reinterpret_cast<Step*>(
+            &at.team(team).slots[0].steps[min(g, kBlockSteps - 1)].terms[l]))),
+        barriers(in_register(at.barriers().full[team])) {}
 
-  __device__ __forceinline__ PairAt pair_at(int block, int tile) const {
-    const int first = tile * Tile::channels;
-    return {static_cast<unsigned>(rows.at(block * kBlockSteps + g)), channel + first, tile,
-            g < place.steps(block) ? channels - first - 2 * l : 0};
+  // The lane's row of a block in an array, at its team's first tile.
+  template <class U>
+  __device__ __forceinline__ U* row_of(U* array, int block, int row_stride) const {
+    const auto row = static_cast<unsigned>(rows.at(block * kBlockSteps + g));
+    return array + (static_cast<std::uint64_t>(row) * static_cast<unsigned>(row_stride) + channel);
+  }
+  // How many of the lane's channels are left from its team's first tile on.
+  __device__ __forceinline__ int left_of(int block) const {
+    return g < place.steps(block) ? channels - team * Tile::channels - 2 * l : 0;
+  }
+  __device__ __forceinline__ Step* step_of(const Turn& turn) const {
+    return steps + turn.slot * kBlockSteps;
+  }
+  __device__ __forceinline__ std::uint64_t& full(const Turn& turn) const {
+    return barriers[turn.slot];
+  }
+  __device__ __forceinline__ std::uint64_t& drained(const Turn& turn) const {
+    return barriers[Barriers::drained_at + turn.slot];
   }
 
-  __device__ __forceinline__ void fetch(const PairAt& at, Inputs& to) const {
+  // The inputs of a tile on their way, and where they come from: rows of a block, and a column.
+  struct Inputs {
+    const T *u_at, *dt_at, *z_at, *y_at, *d_o_at;
+    T* dz_at;
+    int column, left;
+    unsigned u, dt, z, y, d_o;
+  };
+
+  __device__ __forceinline__ void start(int block, Inputs& in) const {
     const BackwardArgs<T>& args = place.args;
-    const ScanInputs<T>& in = args.p.in;
-    const std::uint64_t dense = at.offset(args.p.shape.channels);
-    const T* from[5] = {in.u + at.offset(args.u_stride), in.dt + at.offset(args.dt_stride),
-                        in.z + at.offset(args.z_stride), args.p.y + dense, args.p.d_o + dense};
-    Pair<T>* pairs[5] = {&to.u[0], &to.dt[0], &to.z[0], &to.y[0], &to.d_o[0]};
-    if (args.pairs) {
-#pragma unroll
-      for (int i = 0; i < 5; ++i) {
-        pairs[i]->word = 0;
-        if (at.real > 0) pairs[i]->word = *reinterpret_cast<const unsigned*>(from[i]);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < 5; ++i) {
-        Vec<T, 2> v{};
-        if (at.real > 0) v.at[0] = from[i][0];
-        if (at.real > 1) v.at[1] = from[i][1];
-        pairs[i]->word = *reinterpret_cast<unsigned*>(&v);
-      }
-    }
+    const int dense = args.p.shape.channels;
+    in.column = 0;
+    in.left = left_of(block);
+    in.u_at = row_of(args.p.in.u, block, args.u_stride);
+    in.dt_at = row_of(args.p.in.dt, block, args.dt_stride);
+    in.z_at = row_of(args.p.in.z, block, args.z_stride);
+    in.dz_at = row_of(args.p.dz, block, args.z_stride);
+    in.y_at = row_of(args.p.y, block, dense);
+    in.d_o_at = row_of(args.p.d_o, block, dense);
+  }
+  // A dt of minus infinity makes delta and its slope zero: steps and channels beyond the shape
+  // change neither q nor any sum.
+  __device__ __forceinline__ void fetch(Inputs& in) const {
+    const T zero = narrow<T>(0.0f);
+    const int real = in.left - in.column;
+    load_channels<T, kPairs>(in.u, in.u_at + in.column, real, zero);
+    load_channels<T, kPairs>(in.dt, in.dt_at + in.column, real, narrow<T>(-INFINITY));
+    load_channels<T, kPairs>(in.z, in.z_at + in.column, real, zero);
+    load_channels<T, kPairs>(in.y, in.y_at + in.column, real, zero);
+    load_channels<T, kPairs>(in.d_o, in.d_o_at + in.column, real, zero);
   }
 
-  // Inputs to what the walk and finish() multiply with; stores dz. Steps and channels beyond the
-  // shape become zero: they change neither q nor any sum.
-  __device__ __forceinline__ void prepare(const PairAt& at, unsigned turn, const Inputs& in) const {
-    barrier_wait(place.barriers().drained[team][turn % 2], (turn / 2 + 1) % 2);
+  // Inputs to what the walk and finish() multiply with; stores dz. `biases` are of the first tile.
+  __device__ __forceinline__ void prepare(const Turn& turn, const Inputs& in,
+                                          const float* biases) const {
+    barrier_wait(drained(turn), turn.parity ^ 1);
     if (g < kBlockSteps) {
-      auto& slot = place.team(team).slots[turn % 2];
-      const int local = at.tile * Tile::channels + 2 * l;
-      const float2 bias = *place.template shared<const float2>(place.layout().bias + local * 4);
-      const float2 us = in.u[0].values(), dts = in.dt[0].values(), zs = in.z[0].values(),
-                   ys = in.y[0].values(), gs = in.d_o[0].values();
+      const float2 us = widen_pair<T>(in.u), dts = widen_pair<T>(in.dt), zs = widen_pair<T>(in.z),
+                   ys = widen_pair<T>(in.y), gs = widen_pair<T>(in.d_o);
+      const float2 bias = *reinterpret_cast<const float2*>(biases + in.column);
       float delta[2], slope[2], dy[2], dz[2], delta_u[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
         const float z = c ? zs.y : zs.x, d_o = c ? gs.y : gs.x;
         const float gate = sigmoid_approx(z);
         const float2 both = softplus_and_slope<T>((c ? dts.y : dts.x) + (c ? bias.y : bias.x));
-        delta[c] = c < at.real ? both.x : 0.0f;
-        slope[c] = c < at.real ? both.y : 0.0f;
+        delta[c] = both.x;
+        slope[c] = both.y;
         delta_u[c] = delta[c] * (c ? us.y : us.x);
         dy[c] = d_o * z * gate;
         dz[c] = d_o * (c ? ys.y : ys.x) * gate * (1.0f + z * (1.0f - gate));
       }
+      Step& to = *step_of(turn);
+      to.terms[0] = {delta[0], delta[1], dy[0], dy[1]};
       // The multiplication takes the first 10 bits of fraction and drops the others.
-      float* outer = &slot.outer[g][2 * l];
-      *reinterpret_cast<float2*>(outer) = {delta_u[0], delta_u[1]};
-      *reinterpret_cast<float2*>(outer + 8) = {delta_u[0] - tf32_cut(delta_u[0]),
-                                               delta_u[1] - tf32_cut(delta_u[1])};
-      slot.terms[g][l] = {delta[0], delta[1], dy[0], dy[1]};
-      slot.finish[g][l] = {us.x, us.y, slope[0], slope[1]};
-      slot.weights[g][l] = {delta_u[0], delta_u[1]};
-      store_pair(place.args.p.dz + at.offset(place.args.z_stride), dz[0], dz[1], at.real,
-                 place.args.pairs);
+      to.outer[0] = {delta_u[0], delta_u[1], delta_u[0] - tf32_cut(delta_u[0]),
+                     delta_u[1] - tf32_cut(delta_u[1])};
+      to.finish[0] = {us.x, us.y, slope[0], slope[1]};
+      to.diagonal[0] = {tf32_half_up(delta[0]), 0, 0, tf32_half_up(delta[1])};
+      store_pair(in.dz_at + in.column, dz[0], dz[1], in.left - in.column, kPairs);
     }
-    warp_arrives(place.barriers().full[team][turn % 2], place.lane);
+    arrive(full(turn));
   }
 
-  // From the sums over states to du and ddt.
-  __device__ __forceinline__ void finish(const PairAt& at, unsigned turn) const {
-    barrier_wait(place.barriers().walked[team], turn % 2);
-    const TeamShared<kStates>& from = place.team(team);
-    const auto& slot = from.slots[turn % 2];
-    const int step = min(g, kBlockSteps - 1);
-    float4 sum = {0, 0, 0, 0};
+  // From the sums over states to du and ddt. `skips` and `parameters` are of the first tile.
+  struct Outputs {
+    T *du_at, *ddt_at;
+    int column, left;
+  };
+  __device__ __forceinline__ void finish(const Turn& turn, unsigned parity, std::uint64_t& walked,
+                                         const float4* sums, const Outputs& out, const float* skips,
+                                         float4* parameters) const {
+    barrier_wait(walked, parity);
+    float4 sum;
 #pragma unroll
     for (int i = 0; i < 8 * Cut::strips; i += 4) {
       float4 more[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        more[k] = load_shared(&from.sums[(i + k) / 8][step * Tile::sums + 4 * ((i + k) % 8) + l]);
+        more[k] = load_shared(sums + (i + k) / 8 * (kBlockSteps * Tile::sums) + (i + k) % 8 * 4);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        sum.x += more[k].x;
-        sum.y += more[k].y;
-        sum.z += more[k].z;
-        sum.w += more[k].w;
+        if (i + k == 0) sum = more[0];
+        else sum = {sum.x + more[k].x, sum.y + more[k].y, sum.z + more[k].z, sum.w + more[k].w};
       }
     }
-    const float4 term = load_shared(&slot.terms[step][l]), end = load_shared(&slot.finish[step][l]);
-    warp_arrives(place.barriers().drained[team][turn % 2], place.lane);
+    const Step& step = *step_of(turn);
+    const float4 term = load_shared(&step.terms[0]), end = load_shared(&step.finish[0]);
+    arrive(drained(turn));
     if (g >= kBlockSteps) return;
-    const int local = at.tile * Tile::channels + 2 * l;
-    const float2 skip = *place.template shared<const float2>(place.layout().skip + local * 4);
-    const std::uint64_t offset = at.offset(place.args.p.shape.channels);
+    const float2 skip = *reinterpret_cast<const float2*>(skips + out.column);
     const float ddt[2] = {(end.x * sum.x + kLn2 * sum.z) * end.z,
                           (end.y * sum.y + kLn2 * sum.w) * end.w};
-    store_pair(place.args.p.du + offset, term.x * sum.x + skip.x * term.z,
-               term.y * sum.y + skip.y * term.w, at.real, place.args.pairs);
-    store_pair(place.args.p.ddt + offset, ddt[0], ddt[1], at.real, place.args.pairs);
-    float4& parameters =
-        place.template shared<float4>(place.layout().parameters)[at.tile * Cut::lanes + place.lane];
-    float4 total = parameters;
+    const int real = out.left - out.column;
+    store_pair(out.du_at + out.column, term.x * sum.x + skip.x * term.z,
+               term.y * sum.y + skip.y * term.w, real, kPairs);
+    store_pair(out.ddt_at + out.column, ddt[0], ddt[1], real, kPairs);
+    float4& parameter = parameters[out.column / Tile::channels * Cut::lanes];
+    float4 total = parameter;
     total.x += ddt[0];
     total.y += ddt[1];
     total.z += term.z * end.x;
     total.w += term.w * end.y;
-    parameters = total;
+    parameter = total;
   }
 
   // B and C of a block, two neighbouring states a lane.
@@ -220,52 +251,74 @@ struct Attendant {
         }
       }
     }
-    warp_arrives(place.barriers().matrices_stored, place.lane);
+    arrive(place.barriers().matrices_stored);
   }
 
   // The inputs of a tile are fetched while the one before is prepared.
   __device__ __forceinline__ void run_preparer() const {
     const Part& part = place.where().part;
     const int first_block = part.first_block, last_block = part.end_block - 1;
-    int block_at = last_block, tile_at = team;  // of the tile that was fetched last
-    unsigned turn = 0;
-    Inputs inputs;
-    PairAt at = pair_at(block_at, tile_at);
-    const auto advance = [&] {
-      tile_at += Cut::teams;
-      if (tile_at >= tiles) tile_at = team, --block_at;
-      at = pair_at(block_at, tile_at);
-      if (block_at >= first_block) fetch(at, inputs);
-    };
+    const float* biases = in_register(place.template shared<const float>(place.layout().bias) +
+                                      team * Tile::channels + 2 * l);
+    const int end = channels - team * Tile::channels;  // of columns
+    int block_at = last_block;                         // of the tile that was fetched last
+    Turn turn;
+    Inputs in;
     const auto prepare_one = [&] {
       if (block_at < first_block) return;
-      prepare(at, turn++, inputs);
-      advance();
+      prepare(turn, in, biases);
+      turn.advance();
+      in.column += stride;
+      if (in.column >= end && --block_at >= first_block) start(block_at, in);
+      if (block_at >= first_block) fetch(in);
     };
     if (team < tiles) {
-      fetch(at, inputs);
-      prepare_one();
+      start(block_at, in);
+      fetch(in);
     }
+    // B and C of the next block are staged when those of the block before are no more needed, which
+    // is so, or nearly, once slots have been used again.
+    const int count = ceil_div(tiles - team, Cut::teams);
+    Barriers& all = place.barriers();
 #pragma unroll 1
-    for (int block = last_block; block >= first_block; --block) {
-      if (block > first_block) stage(block - 1);
+    for (int i = 0; i <= last_block - first_block; ++i) {
+      const int stage_at = min(static_cast<int>(kSlots), count - 1);
 #pragma unroll 1
-      for (int tile = team; tile < tiles; tile += Cut::teams) prepare_one();
-      __syncthreads();
+      for (int k = 0; k <= stage_at; ++k) prepare_one();
+      if (i < last_block - first_block) {
+        if (i > 0) all.wait_for_gathered(i - 1);
+        stage(last_block - i - 1);
+        arrive(all.staged[(i + 1) & 1]);
+      }
+#pragma unroll 1
+      for (int k = stage_at + 1; k < count; ++k) prepare_one();
     }
   }
 
   __device__ __forceinline__ void run_finisher() const {
     const Part& part = place.where().part;
-    unsigned turn = 0;
+    const int dense = place.args.p.shape.channels;
+    const float4* sums =
+        in_register(&place.team(team).sums[0][min(g, kBlockSteps - 1) * Tile::sums + l]);
+    const float* skips = in_register(place.template shared<const float>(place.layout().skip) +
+                                     team * Tile::channels + 2 * l);
+    float4* parameters = in_register(place.template shared<float4>(place.layout().parameters) +
+                                     team * Cut::lanes + place.lane);
+    std::uint64_t& walked = *in_register(&place.barriers().walked[team]);
+    Turn turn;
+    unsigned parity = 0;
 #pragma unroll 1
     for (int block = part.end_block - 1; block >= part.first_block; --block) {
-      if (team >= tiles) __syncthreads();
+      Outputs out = {row_of(place.args.p.du, block, dense), row_of(place.args.p.ddt, block, dense),
+                     0, left_of(block)};
 #pragma unroll 1
-      for (int tile = team; tile < tiles; tile += Cut::teams, ++turn) {
-        if (tile + Cut::teams >= tiles) __syncthreads();  // the walkers go on, this has time
-        finish(pair_at(block, tile), turn);
+      for (int tile = team; tile < tiles; tile += Cut::teams) {
+        finish(turn, parity, walked, sums, out, skips, parameters);
+        turn.advance();
+        parity ^= 1;
+        out.column += stride;
       }
+      place.barriers().wait_for_gathered(part.end_block - 1 - block);
       store_matrices(block);
     }
 

@@ -16,8 +16,9 @@ __global__ void __launch_bounds__(Split<kStates>::threads, 1)
   extern __shared__ __align__(16) unsigned char memory[];
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions, width = args.block_channels;
-  const SplitPlace<T, kStates> place{
-      {args, memory, static_cast<int>(threadIdx.x) % kWarp, static_cast<int>(threadIdx.x) / kWarp}};
+  const SplitPlace<T, kStates> place{{args, in_register(memory),
+                                      static_cast<int>(threadIdx.x) % kWarp,
+                                      static_cast<int>(threadIdx.x) / kWarp}};
   if (threadIdx.x == 0) {
     const Part part = part_of(s, args.chunks, width);
     *place.template shared<Where>(0) = {part, rows_of(s, part),
@@ -29,6 +30,8 @@ __global__ void __launch_bounds__(Split<kStates>::threads, 1)
       barrier_init(barriers.walked[team], Cut::strips);
       for (auto& drained : barriers.drained[team]) barrier_init(drained, 1);
     }
+    for (auto& staged : barriers.staged) barrier_init(staged, Cut::attendants);
+    for (auto& gathered : barriers.gathered) barrier_init(gathered, Cut::walkers);
     barrier_init(barriers.matrices_stored, Cut::attendants);
   }
   __syncthreads();
@@ -58,16 +61,20 @@ __global__ void __launch_bounds__(Split<kStates>::threads, 1)
   }
   __syncthreads();
   if (place.warp_index >= Cut::walkers + Cut::attendants)
-    Attendant<T, kStates>(place).stage(part.end_block - 1);
+    Attendant<T, kStates, false>(place).stage(part.end_block - 1);
   __syncthreads();
   if (place.warp_index < Cut::walkers) {
     take_registers<Cut::walker_registers>();
     Walker<T, kStates>(place).run();
   } else {
     give_registers<Cut::attendant_registers>();
-    const Attendant<T, kStates> attendant(place);
-    if (place.warp_index < Cut::walkers + Cut::attendants) attendant.run_preparer();
-    else attendant.run_finisher();
+    const auto attend = [&]<bool kPairs>() {
+      const Attendant<T, kStates, kPairs> attendant(place);
+      if (place.warp_index < Cut::walkers + Cut::attendants) attendant.run_preparer();
+      else attendant.run_finisher();
+    };
+    if (args.pairs) attend.template operator()<true>();
+    else attend.template operator()<false>();
   }
 }
 

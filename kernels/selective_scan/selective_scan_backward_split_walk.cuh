@@ -39,8 +39,16 @@ template <class T, int kStates>
 struct Walker {
   using Tile = BackwardTile<kStates>;
   using Cut = Split<kStates>;
+  using Layout = SplitLayout<kStates>;
   const SplitPlace<T, kStates>& place;
+  static constexpr int step_floats = sizeof(typename TeamShared<kStates>::Step) / 4;
+  static constexpr int slot_floats = kBlockSteps * step_floats;
   int team, strip, g, l;
+  // Of a step in the team's first slot: delta and dy of the lane's two channels, and what the lane
+  // has of the outer product's B operand.
+  const float *terms, *outer;
+  const float* diagonal;
+  float4* sums;
   const float4* rates;  // of the CTA's first tile
   const T* saved;       // of block 0 and the CTA's first channel
 
@@ -50,6 +58,12 @@ struct Walker {
         strip(at.warp_index % Cut::strips),
         g(static_cast<unsigned>(at.lane) / 4),
         l(static_cast<unsigned>(at.lane) % 4) {
+    const auto& step = at.team(team).slots[0].steps[0];
+    const float* zero = &step.zeros[0].x;
+    terms = in_register(&step.terms[l].x);
+    outer = in_register(l < 2 ? &step.outer[g / 2].x + 2 * l + g % 2 : zero);
+    diagonal = in_register(g / 2 == l ? &step.diagonal[l].x + g % 2 * 2 : zero);
+    sums = in_register(at.team(team).sums[strip] + at.lane);
     const Where& where = at.where();
     const std::int64_t tile = static_cast<std::int64_t>(where.part.direction) *
                                   ceil_div(where.per_direction, Tile::channels) +
@@ -62,24 +76,25 @@ struct Walker {
             strip * Tile::states + 4 * g;
   }
 
-  // Of the block whose states start at block_at, block 0's being zero. Channels beyond the last
-  // read the last one's: their other factors are zero.
-  __device__ __forceinline__ WalkStart fetch(const T* block_at, bool real, int tile) const {
+  // Of a block and a tile; the states before block 0 are zero. Channels beyond the last read the
+  // last one's: their other factors are zero.
+  __device__ __forceinline__ WalkStart fetch(int block, int tile) const {
+    const Where& where = place.where();
     const float4* rates_at = rates + tile * (Cut::strips * 2 * kWarp);
-    const int last = place.where().part.channels - 1, c = tile * Tile::channels + 2 * l;
+    const int last = where.part.channels - 1, c = tile * Tile::channels + 2 * l;
+    const T* at = saved + static_cast<std::uint64_t>(static_cast<unsigned>(block)) *
+                              static_cast<unsigned>(where.per_direction * kStates);
     return {{load_now(rates_at), load_now(rates_at + kWarp)},
-            {load_now_or_zero(block_at + min(c, last) * kStates, real),
-             load_now_or_zero(block_at + min(c + 1, last) * kStates, real)}};
+            {load_now_or_zero(at + min(c, last) * kStates, block > 0),
+             load_now_or_zero(at + min(c + 1, last) * kStates, block > 0)}};
   }
 
   // One block of steps of this warp's strip of a tile, up and back.
   template <class FetchNext>
-  __device__ __forceinline__ void walk(const float* matrices, int tile, unsigned turn,
+  __device__ __forceinline__ void walk(const float* b_at, float4* carried, const Turn& turn,
                                        const WalkStart& start, FetchNext fetch_next,
                                        float (&db)[2][4], float (&dc)[2][4]) const {
-    TeamShared<kStates>& shared = place.team(team);
-    const auto& slot = shared.slots[turn % 2];
-    Barriers& barriers = place.barriers();
+    const int slot = turn.slot * slot_floats;
     float rate[8], h[kBlockSteps + 1][8], decay[kBlockSteps][8];
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
@@ -95,17 +110,18 @@ struct Walker {
           h[0][4 * j + 2 * c + r] = saved4[2 * j + r];
         }
     }
-    barrier_wait(barriers.full[team][turn % 2], turn / 2 % 2);
-    // Of the lane's own step: column g of the sums over channels is to be step g.
-    const int own = min(g, kBlockSteps - 1);
-    const float2 dy_own = *reinterpret_cast<const float2*>(&slot.terms[own][l].z);
-    const float2 delta_u_own = slot.weights[own][l];
+    Barriers& barriers = place.barriers();
+    barrier_wait(barriers.full[team][turn.slot], turn.parity);
+    // Column g of the sums over channels is to be step g.
+    const float* own = terms + slot + min(g, kBlockSteps - 1) * step_floats;
+    const float2 dy_own = *reinterpret_cast<const float2*>(own + 2);
+    const float2 delta_u_own = *reinterpret_cast<const float2*>(own + 16);
 #pragma unroll
     for (int t = 0; t < kBlockSteps; ++t) {
       float b[4];
-      load_wide(b, matrices + 2 * t * kStates);
-      const float part = slot.outer[t][8 * l + g];
-      const float2 delta = *reinterpret_cast<const float2*>(&slot.terms[t][l].x);
+      load_wide(b, b_at + 2 * t * kStates);
+      const float part = outer[slot + t * step_floats];
+      const float2 delta = *reinterpret_cast<const float2*>(terms + slot + t * step_floats);
       const float2 weights = {g == t ? dy_own.x : 0.0f, g == t ? dy_own.y : 0.0f};
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -123,34 +139,31 @@ struct Walker {
       }
     }
 
-    float4* carried = place.template shared<float4>(SplitLayout<kStates>::carried) +
-                      (tile * Cut::strips + strip) * 4 * kWarp + place.lane;
-    float q[8], da[8];
+    float q[2][4], da[2][4];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      const float4 q4 = carried[j * kWarp], da4 = carried[(2 + j) * kWarp];
-      q[4 * j] = q4.x, q[4 * j + 1] = q4.y, q[4 * j + 2] = q4.z, q[4 * j + 3] = q4.w;
-      da[4 * j] = da4.x, da[4 * j + 1] = da4.y, da[4 * j + 2] = da4.z, da[4 * j + 3] = da4.w;
+      load_wide(q[j], &carried[j * kWarp].x);
+      load_wide(da[j], &carried[(2 + j) * kWarp].x);
     }
-    // The sums of the tile before.
-    barrier_wait(barriers.drained[team][(turn + 1) % 2], ((turn + 1) / 2 + 1) % 2);
-    float4* sums_at = shared.sums[strip] + place.lane;
-    float b[2][4], c_row[2][4];
-    float4 terms[2];  // delta and dy of two channels
+    float b[2][4], c_row[2][4], terms_at[2][4];
+    float2 diagonal_at[2];
     const auto load = [&](int t) {
-      load_wide(b[t % 2], matrices + 2 * t * kStates);
-      load_wide(c_row[t % 2], matrices + (2 * t + 1) * kStates);
-      terms[t % 2] = slot.terms[t][l];
+      load_wide(b[t % 2], b_at + 2 * t * kStates);
+      load_wide(c_row[t % 2], b_at + (2 * t + 1) * kStates);
+      *reinterpret_cast<float2*>(&terms_at[t % 2][2]) =
+          *reinterpret_cast<const float2*>(terms + slot + t * step_floats + 2);
+      diagonal_at[t % 2] = *reinterpret_cast<const float2*>(diagonal + slot + t * step_floats);
     };
     load(kBlockSteps - 1);
+    // The sums of the tile before.
+    const Turn before = turn.before();
+    barrier_wait(barriers.drained[team][before.slot], before.parity);
 #pragma unroll
     for (int t = kBlockSteps - 1; t >= 0; --t) {
       if (t > 0) load(t - 1);  // ahead of the store that it must not wait for
-      if (t == kBlockSteps / 2) fetch_next();
+      if (t == 4) fetch_next();
       const float2 weights = {g == t ? delta_u_own.x : 0.0f, g == t ? delta_u_own.y : 0.0f};
-      const float delta[2] = {terms[t % 2].x, terms[t % 2].y};
-      const float dy[2] = {terms[t % 2].z, terms[t % 2].w};
-      float s1[2] = {}, s2[2] = {};
+      float s1[2], s2[2];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         float gradient[4];
@@ -158,29 +171,31 @@ struct Walker {
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r)
-            gradient[2 * c + r] = fmaf(c_row[t % 2][2 * j + r], dy[c], q[4 * j + 2 * c + r]);
+            gradient[2 * c + r] =
+                fmaf(c_row[t % 2][2 * j + r], terms_at[t % 2][2 + c], q[j][2 * c + r]);
         add_weighted<false>(db[j], gradient, weights);
+        float through[4];
 #pragma unroll
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const int e = 4 * j + 2 * c + r;
+            const int i = 2 * c + r, e = 4 * j + i;
             const bool first = j == 0 && r == 0;
-            s1[c] = first ? b[t % 2][0] * gradient[2 * c]
-                          : fmaf(b[t % 2][2 * j + r], gradient[2 * c + r], s1[c]);
-            q[e] = gradient[2 * c + r] * decay[t][e];
-            const float through = q[e] * h[t][e];
-            s2[c] = first ? rate[e] * through : fmaf(rate[e], through, s2[c]);
-            da[e] = fmaf(delta[c], through, da[e]);
+            s1[c] =
+                first ? b[t % 2][0] * gradient[i] : fmaf(b[t % 2][2 * j + r], gradient[i], s1[c]);
+            q[j][i] = gradient[i] * decay[t][e];
+            through[i] = q[j][i] * h[t][e];
+            s2[c] = first ? rate[e] * through[i] : fmaf(rate[e], through[i], s2[c]);
           }
+        multiply(da[j], through, diagonal_at[t % 2].x, diagonal_at[t % 2].y);
       }
-      store_apart(sums_at + t * Tile::sums, s1[0], s1[1], s2[0], s2[1]);
+      store_apart(sums + t * Tile::sums, s1[0], s1[1], s2[0], s2[1]);
     }
-    warp_arrives(barriers.walked[team], place.lane);
+    arrive(barriers.walked[team]);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      carried[j * kWarp] = {q[4 * j], q[4 * j + 1], q[4 * j + 2], q[4 * j + 3]};
-      carried[(2 + j) * kWarp] = {da[4 * j], da[4 * j + 1], da[4 * j + 2], da[4 * j + 3]};
+      carried[j * kWarp] = {q[j][0], q[j][1], q[j][2], q[j][3]};
+      carried[(2 + j) * kWarp] = {da[j][0], da[j][1], da[j][2], da[j][3]};
     }
   }
 
@@ -188,29 +203,30 @@ struct Walker {
     const Part& part = place.where().part;
     const int tiles = ceil_div(part.channels, Tile::channels);
     const int first_block = part.first_block, last_block = part.end_block - 1;
-    const std::int64_t stride = static_cast<std::int64_t>(place.where().per_direction) * kStates;
-    const T* block_at = saved + last_block * stride;
     WalkStart start;
-    if (team < tiles) start = fetch(block_at, last_block > 0, team);
+    if (team < tiles) start = fetch(last_block, team);
     float db[2][4] = {}, dc[2][4] = {};
-    unsigned turn = 0;
+    Turn turn;
 #pragma unroll 1
     for (int block = last_block; block >= first_block; --block) {
-      const float* matrices = place.matrices(block) + strip * Tile::states + 4 * g;
-      const T* next_at = block > first_block ? block_at - stride : block_at;
+      if (block < last_block) place.barriers().wait_for_staged(last_block - block);
+      const float* b_at = in_register(place.matrices(block) + strip * Tile::states + 4 * g);
+      float4* carried = in_register(place.template shared<float4>(Layout::carried) +
+                                    (team * Cut::strips + strip) * 4 * kWarp + place.lane);
 #pragma unroll 1
-      for (int tile = team; tile < tiles; tile += Cut::teams, ++turn) {
+      for (int tile = team; tile < tiles; tile += Cut::teams) {
         WalkStart next;
         const auto fetch_next = [&] {
           const bool same = tile + Cut::teams < tiles;
-          next = fetch(same ? block_at : next_at, block > (same ? 0 : 1),
-                       same ? tile + Cut::teams : team);
+          next = fetch(same ? block : max(block - 1, 0), same ? tile + Cut::teams : team);
         };
-        walk(matrices, tile, turn, start, fetch_next, db, dc);
+        walk(b_at, carried, turn, start, fetch_next, db, dc);
         start = next;
+        turn.advance();
+        carried += Cut::teams * Cut::strips * 4 * kWarp;
       }
-      block_at = next_at;
-      barrier_wait(place.barriers().matrices_stored, (last_block - block + 1) & 1);
+      const int i = last_block - block;
+      barrier_wait(place.barriers().matrices_stored, (i + 1) & 1);
       float4* to = place.gathered(place.warp_index) + place.lane;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -219,7 +235,7 @@ struct Walker {
 #pragma unroll
         for (int i = 0; i < 4; ++i) db[j][i] = dc[j][i] = 0;
       }
-      __syncthreads();
+      arrive(place.barriers().gathered[i & 1]);
     }
     // dA of this warp's elements.
     float* out = place.args.parameters +
@@ -233,8 +249,11 @@ struct Walker {
       const float4 a = carried[2 * kWarp], b = carried[3 * kWarp];
       const int c = tile * Tile::channels + 2 * l;
       float2* to = reinterpret_cast<float2*>(out + static_cast<std::int64_t>(c) * kStates);
-      if (c < part.channels) to[0] = {a.x, a.y}, to[1] = {b.x, b.y};
-      if (c + 1 < part.channels) to[kStates / 2] = {a.z, a.w}, to[kStates / 2 + 1] = {b.z, b.w};
+      if (c < part.channels)
+        to[0] = {kTf32Cut * a.x, kTf32Cut * a.z}, to[1] = {kTf32Cut * b.x, kTf32Cut * b.z};
+      if (c + 1 < part.channels)
+        to[kStates / 2] = {kTf32Cut * a.y, kTf32Cut * a.w},
+                     to[kStates / 2 + 1] = {kTf32Cut * b.y, kTf32Cut * b.w};
     }
   }
 };
