@@ -214,10 +214,11 @@ __device__ __forceinline__ void store_matrices(unsigned row_in_shared, const uns
 
 // --- On the host
 
-// Boxes of 64 columns and `box_rows` rows of a dense matrix [rows, columns] of 16-bit elements, as
-// panels. What lies outside is read as zeros and not written.
-inline CUtensorMap panel_map(const void* data, std::int64_t rows, std::int64_t columns,
-                             int box_rows) {
+// Boxes of 64 columns of 16-bit elements as panels, by the `rank` sizes of the whole and of a box
+// and the strides in bytes of all but the first. What lies outside is read as zeros and not
+// written.
+inline CUtensorMap panel_map_of(const void* data, int rank, const cuuint64_t* sizes,
+                                const cuuint64_t* strides, const cuuint32_t* box) {
   using Encode =
       CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*,
                    const cuuint64_t*, const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave,
@@ -235,19 +236,26 @@ inline CUtensorMap panel_map(const void* data, std::int64_t rows, std::int64_t c
     return reinterpret_cast<Encode>(found);
   }();
   CUtensorMap map{};
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(columns) * 2};
-  const cuuint32_t box[] = {kPanel, static_cast<cuuint32_t>(box_rows)}, step[] = {1, 1};
+  const cuuint32_t step[] = {1, 1, 1};
   const CUresult result =
-      encode
-          ? encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, 2, const_cast<void*>(data), sizes,
-                   row_bytes, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
-          : CUDA_ERROR_NOT_FOUND;
+      encode ? encode(&map, CU_TENSOR_MAP_DATA_TYPE_UINT16, static_cast<cuuint32_t>(rank),
+                      const_cast<void*>(data), sizes, strides, box, step,
+                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+             : CUDA_ERROR_NOT_FOUND;
   if (result != CUDA_SUCCESS)
     fail(Fault::device, "[cuda] cuTensorMapEncodeTiled failed with ", static_cast<int>(result),
-         " for [", rows, ", ", columns, "]");
+         " for [", sizes[1], ", ", sizes[0], "]");
   return map;
+}
+
+// Boxes of `box_rows` rows of a dense matrix [rows, columns].
+inline CUtensorMap panel_map(const void* data, std::int64_t rows, std::int64_t columns,
+                             int box_rows) {
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t row_bytes[] = {static_cast<cuuint64_t>(columns) * 2};
+  const cuuint32_t box[] = {kPanel, static_cast<cuuint32_t>(box_rows)};
+  return panel_map_of(data, 2, sizes, row_bytes, box);
 }
 
 }  // namespace fm

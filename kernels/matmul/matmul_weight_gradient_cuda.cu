@@ -9,17 +9,12 @@
 // Rows of dy and x arrive in shared memory as they lie in memory, stage after stage (cp.async); the
 // sum runs over rows, so both operands' fragments are transposed reads of them (ldmatrix.trans).
 // Column sums of dy are its fragments times ones: a product more, and dy is read once.
-#include "kernels/base/launch.cuh"
+#include "kernels/matmul/add_slices.cuh"
 #include "kernels/matmul/matmul_mma.cuh"
 #include "kernels/matmul/product.h"
-#include "kernels/matmul/weight_gradient.h"
 
 namespace fm {
 namespace {
-
-__device__ __forceinline__ float4 operator+(float4 x, float4 y) {
-  return make_float4(x.x + y.x, x.y + y.y, x.z + y.z, x.w + y.w);
-}
 
 template <class T>
 struct SliceOperand {
@@ -38,17 +33,6 @@ struct SliceSums {
   int biases;    // groups * out
   int cluster;   // slices that make one part: 1 or the tile's
 };
-
-__host__ __device__ constexpr int threads(const WeightTile& t) {
-  return kWarp * t.warps_a * t.warps_b;
-}
-// A warp's 16 x 8 sums along A and B.
-__host__ __device__ constexpr int fragments_a(const WeightTile& t) {
-  return t.a / t.warps_a / 16;
-}
-__host__ __device__ constexpr int fragments_b(const WeightTile& t) {
-  return t.b / t.warps_b / 8;
-}
 
 // Elements a copy of B: narrow operands may have rows of 8 bytes.
 template <int kColumns>
@@ -234,76 +218,6 @@ __global__ void __launch_bounds__(threads(kWeightTiles[kIndex]), kWeightTiles[kI
   }
 }
 
-struct AddSlices {
-  WeightTile tile;
-  int tiles_a, tiles_b, groups, in, out;
-  int slices, bias_slices;
-  const float* parts;
-  const float* bias_parts;  // null: none
-  float* dw;
-  float* dbias;
-};
-
-// Four sums of a thread of slices_kernel to their places.
-__device__ __forceinline__ void store_sums(const AddSlices& p, int index, float4 sum) {
-  const int count = threads(p.tile);
-  const int a = fragments_a(p.tile), b = fragments_b(p.tile);
-  const int thread = index % count, fragment = index / count % (a * b);
-  const int tile = index / count / (a * b);
-  const int lane = thread % kWarp, warp = thread / kWarp;
-  const int row = tile / p.tiles_b % p.tiles_a * p.tile.a +
-                  (warp / p.tile.warps_b * a + fragment / b) * 16 + lane / 4;
-  const int column =
-      tile % p.tiles_b * p.tile.b + (warp % p.tile.warps_b * b + fragment % b) * 8 + lane % 4 * 2;
-  const int rows = p.tile.swapped ? p.in : p.out, columns = p.tile.swapped ? p.out : p.in;
-  if (column >= columns) return;
-  float* const dw = p.dw + static_cast<std::int64_t>(tile / (p.tiles_a * p.tiles_b)) * p.in * p.out;
-  if (p.tile.swapped) {
-    float* const to = dw + static_cast<std::int64_t>(column) * p.in + row;
-    if (row < rows) to[0] = sum.x, to[p.in] = sum.y;
-    if (row + 8 < rows) to[8] = sum.z, to[p.in + 8] = sum.w;
-  } else {
-    float* const to = dw + static_cast<std::int64_t>(row) * p.in + column;
-    if (row < rows) *reinterpret_cast<float2*>(to) = {sum.x, sum.y};
-    if (row + 8 < rows) *reinterpret_cast<float2*>(to + 8 * p.in) = {sum.z, sum.w};
-  }
-}
-
-constexpr int kAddThreads = 256;
-
-// kLanes threads share an element (four sums) and take every kLanes-th slice.
-template <int kLanes>
-__global__ void __launch_bounds__(kAddThreads) add_slices_kernel(AddSlices p) {
-  constexpr int kElements = kAddThreads / kLanes;
-  __shared__ float4 shared[kLanes][kElements];
-  const int weights = p.groups * p.tiles_a * p.tiles_b * (p.tile.a * p.tile.b / 4);
-  const int biases = p.bias_parts ? p.groups * p.out / 4 : 0;
-  const int weight_blocks = ceil_div(weights, kElements);
-  const bool bias = static_cast<int>(blockIdx.x) >= weight_blocks;
-  const int own = threadIdx.x % kElements, slice_lane = threadIdx.x / kElements;
-  const int index = (blockIdx.x - (bias ? weight_blocks : 0)) * kElements + own;
-  const int count = bias ? biases : weights, slices = bias ? p.bias_slices : p.slices;
-
-  wait_for_last_kernel();
-  float4 sum = make_float4(0, 0, 0, 0);
-  if (index < count) {
-    const float4* from = reinterpret_cast<const float4*>(bias ? p.bias_parts : p.parts) + index;
-#pragma unroll 4
-    for (int slice = slice_lane; slice < slices; slice += kLanes)
-      sum = sum + from[static_cast<std::int64_t>(slice) * count];
-  }
-  shared[slice_lane][own] = sum;
-  __syncthreads();
-  if (!bias && own % (kLineBytes / int{sizeof(float4)}) == 0)  // a line's readers are one warp's
-    for (int slice = slice_lane; slice < slices; slice += kLanes)
-      discard_line(reinterpret_cast<const float4*>(p.parts) +
-                   static_cast<std::int64_t>(slice) * count + index);
-  if (slice_lane || index >= count) return;
-  for (int i = 1; i < kLanes; ++i) sum = sum + shared[i][own];
-  if (bias) reinterpret_cast<float4*>(p.dbias)[index] = sum;
-  else store_sums(p, index, sum);
-}
-
 template <class T, int kIndex>
 void launch_slices(CudaQueue& queue, const LinearShape& s, const WeightPlan& plan,
                    const SliceSums<T>& p) {
@@ -319,25 +233,6 @@ void launch_slices(CudaQueue& queue, const LinearShape& s, const WeightPlan& pla
   cluster.val.clusterDim.y = static_cast<unsigned>(plan.cluster);
   launch_with(queue, "linear_weight_slices", slices_kernel<T, kIndex>, config, cluster,
               plan.cluster > 1, p);
-}
-
-void launch_add_slices(CudaQueue& queue, const AddSlices& p) {
-  const int weights = p.groups * p.tiles_a * p.tiles_b * (p.tile.a * p.tile.b / 4);
-  const int biases = p.bias_parts ? p.groups * p.out / 4 : 0;
-  const auto add = [&]<int kLanes>() {
-    constexpr int kElements = kAddThreads / kLanes;
-    cudaLaunchConfig_t config{};
-    config.gridDim =
-        static_cast<unsigned>(ceil_div(weights, kElements) + ceil_div(biases, kElements));
-    config.blockDim = kAddThreads;
-    cudaLaunchAttribute overlap{};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    launch_with(queue, "linear_add_slices", add_slices_kernel<kLanes>, config, overlap,
-                queue.limits.compute_capability >= 90, p);
-  };
-  if (p.slices > 64) add.template operator()<32>();
-  else add.template operator()<8>();
 }
 
 template <class T>
@@ -378,8 +273,8 @@ bool weight_gradient(CudaQueue& queue, const LinearBackwardWeight<T>& p, const L
     slices.bias =
         slices.parts + plan.slices.count / plan.cluster * weight_tiles(s, plan) * kTile.a * kTile.b;
   launch_slices<T, kIndex>(queue, s, plan, slices);
-  launch_add_slices(
-      queue, {kTile, plan.tiles_a, plan.tiles_b, s.groups, s.in, s.out,
+  add_slices(queue,
+             {kTile, plan.tiles_a, plan.tiles_b, s.groups, s.in, s.out,
               static_cast<int>(plan.slices.count / plan.cluster),
               static_cast<int>(plan.slices.count), slices.parts, slices.bias, p.dw, p.dbias});
   if (!kTile.bias && p.dbias)
@@ -401,6 +296,7 @@ bool pays(const LinearShape& s, bool bias) {
 
 template <class T>
 bool weight_gradient(CudaQueue& queue, const LinearBackwardWeight<T>& p, const LinearShape& s) {
+  if (weight_gradient_hopper(queue, p, s)) return true;
   if (!pays(s, p.dbias != nullptr)) return false;
   // A cluster's blocks hold their sums in shared memory: 139 KB at the widest.
   constexpr std::size_t kClusterShared = 160 << 10;

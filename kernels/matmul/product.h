@@ -62,6 +62,11 @@ void column_sums(CudaQueue&, const LinearShape& checked_shape, const T* dy, floa
 template <class T>
 bool weight_gradient(CudaQueue&, const LinearBackwardWeight<T>&, const LinearShape& checked_shape);
 
+// The same on Hopper; false where device, shape or an address is not for it.
+template <class T>
+bool weight_gradient_hopper(CudaQueue&, const LinearBackwardWeight<T>&,
+                            const LinearShape& checked_shape);
+
 // Shapes a queue has met, and those of them that cuBLASLt has no algorithm for.
 struct MatmulPlanCount {
   std::size_t all, without_algorithm;

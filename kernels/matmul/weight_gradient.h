@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <iterator>
 
 #include "kernels/matmul/linear_shape.h"
 
@@ -94,6 +95,56 @@ inline WeightPlan weight_plan(const LinearShape& s, int multiprocessors, bool cl
   return best;
 }
 
+// Hopper's kernel. A pair of blocks has one slice of the rows, the same `b` columns of B and two
+// tiles of A side by side. Few outputs a block are few slices: the larger the tiles, the more the
+// slices' sums cost; the smaller, the more often A and B come from the L2 cache.
+struct HopperTile {
+  int b;
+  bool swapped;  // as a WeightTile's; the other one sums dy's columns, too
+};
+inline constexpr HopperTile kHopperTiles[] = {{128, false}, {136, true}};
+constexpr int kHopperA = 64, kHopperPair = 2, kHopperDepth = 64;
+
+struct HopperPlan {
+  int tile;  // of kHopperTiles; -1: not for this kernel
+  int tiles_a, tiles_b, slices;
+};
+
+inline std::int64_t weight_tiles(const LinearShape& s, const HopperPlan& plan) {
+  return std::int64_t{s.groups} * plan.tiles_a * plan.tiles_b;
+}
+
+// The tile that reads least, if that is at most twice what there is: up to there DRAM binds.
+inline HopperPlan hopper_plan(const LinearShape& s, int multiprocessors) {
+  constexpr int kEven = 8;  // elements: the copy engine's 16 bytes
+  constexpr int kFewest = 64, kManyRows = 4096;
+  const HopperPlan none{-1, 0, 0, 0};
+  const std::int64_t in = s.in, out = s.out;
+  const bool even = in % kEven == 0 && out % kEven == 0 && s.x_stride % kEven == 0 &&
+                    s.y_stride % kEven == 0 && s.x_group % kEven == 0 && s.y_group % kEven == 0;
+  if (!even || std::min(in, out) < kFewest || s.rows < kManyRows ||
+      s.rows > std::numeric_limits<int>::max() - kHopperDepth ||
+      in * out > kMostIntensity * (in + out))
+    return none;
+  HopperPlan best = none;
+  std::int64_t least = 2 * (in + out) + 1;
+  for (int i = 0; i < static_cast<int>(std::size(kHopperTiles)); ++i) {
+    const HopperTile& t = kHopperTiles[i];
+    const std::int64_t a = t.swapped ? in : out, b = t.swapped ? out : in;
+    const std::int64_t pairs = (a - 1) / (kHopperPair * kHopperA) + 1, tiles_b = (b - 1) / t.b + 1;
+    const std::int64_t read = pairs * tiles_b * (kHopperPair * kHopperA + t.b);
+    if (read >= least) continue;
+    best = {i, static_cast<int>(kHopperPair * pairs), static_cast<int>(tiles_b), 0};
+    least = read;
+  }
+  if (best.tile < 0) return none;
+  const std::int64_t blocks = multiprocessors / kHopperPair * kHopperPair;
+  const std::int64_t slices = blocks / weight_tiles(s, best);
+  const std::int64_t most = (s.rows - 1) / kHopperDepth + 1;
+  best.slices = static_cast<int>(std::min(slices, most));
+  return slices > 1 ? best : none;
+}
+
 // The part of linear_backward_weight_workspace that CUDA needs. Devices with more multiprocessors
 // than this leave some of them idle.
 constexpr int kMostMultiprocessors = 160;
@@ -107,6 +158,11 @@ inline std::size_t cuda_weight_workspace(const LinearShape& s) {
     floats = std::max(floats, plan.slices.count / plan.cluster * weight_tiles(s, plan) * t.a * t.b +
                                   plan.slices.count * s.groups * s.out);
   }
+  const HopperPlan hopper = hopper_plan(s, kMostMultiprocessors);
+  if (hopper.tile >= 0)
+    floats = std::max(
+        floats, hopper.slices * (weight_tiles(s, hopper) * kHopperA * kHopperTiles[hopper.tile].b +
+                                 std::int64_t{s.groups} * s.out));
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 

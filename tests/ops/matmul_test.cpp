@@ -296,12 +296,45 @@ TEST_SUITE("gpu") {
   }
 
   TEST_CASE("linear: smaller GPUs find the same weight gradients") {
-    // No clusters, then no shared memory for the weight gradient's own kernel at all.
-    for (const std::size_t shared_bytes : {std::size_t{99} << 10, std::size_t{48} << 10}) {
+    // Too little shared memory for Hopper's kernel, for clusters, for any kernel of our own.
+    for (const std::size_t shared_bytes :
+         {std::size_t{170} << 10, std::size_t{99} << 10, std::size_t{48} << 10}) {
       CudaQueue queue = cuda_queue();
       queue.limits.shared_bytes_per_block = shared_bytes;
       for (const LinearShape& shape : {LinearShape{4999, 256, 136, 2}, LinearShape{4099, 128, 384}})
         check_cuda(Problem(shape), kMatmulWideTolerance, SolveWide{}, queue);
+    }
+  }
+
+  TEST_CASE("linear: few multiprocessors find the same weight gradients") {
+    // Two or three long slices: rows go round the stages of Hopper's kernel many times.
+    CudaQueue queue = cuda_queue();
+    queue.limits.multiprocessors = 25;
+    for (const LinearShape& shape :
+         {LinearShape{5001, 128, 512}, LinearShape{6007, 512, 128}, LinearShape{4999, 256, 136, 2}})
+      check_cuda(Problem(shape), kMatmulWideTolerance, SolveWide{}, queue);
+  }
+
+  TEST_CASE("linear: weight gradients on CUDA without the bias's, and captured") {
+    CudaQueue& queue = cuda_queue();
+    for (const LinearShape& shape : kMatmulLong) {
+      const Problem p = Problem(shape).rounded<f16>();
+      Array<f16, CudaQueue> x(queue, p.x), dy(queue, p.dy);
+      Array<float, CudaQueue> dw(queue, static_cast<std::int64_t>(p.w.size()));
+      Bytes<CudaQueue> workspace(
+          queue, static_cast<std::int64_t>(linear_backward_weight_workspace(p.shape)));
+      const auto run = [&] {
+        linear_backward_weight(queue, LinearBackwardWeight<f16>{p.shape, dy, x + p.in.offset, dw,
+                                                                nullptr, workspace.data()});
+      };
+      run();
+      const Results eager = {{"dw", dw.values()}};
+      expect_close("dw", eager.at("dw"), SolveWide{}.operator()<double>(cpu_queue(), p).at("dw"),
+                   kMatmulWideTolerance.f16);
+      const CudaGraph graph(queue, run);
+      fill_bytes(queue, dw, 0xff, dw.bytes());
+      graph.launch(queue);
+      expect_same_bits(eager, {{"dw", dw.values()}});
     }
   }
 
