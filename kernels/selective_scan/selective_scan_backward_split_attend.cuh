@@ -29,9 +29,10 @@ __device__ __forceinline__ void load_channels(unsigned& to, const T* from, int r
 }
 
 // A preparer or finisher. Lane (g, l) has step g of channels 2 l and 2 l + 1 of its team's tiles.
-// What is the same for all tiles is derived once, and pointers advance by constants: addresses
-// would else be half of the work.
-template <class T, int kStates, bool kPairs>
+// What is the same for all tiles is derived once, and a tile is a column of rows: addresses would
+// else be half of the work. kPairs: two neighbouring channels can be moved at once; kGate:
+// there is a gate, else d_o is dy.
+template <class T, int kStates, bool kPairs, bool kGate>
 struct Attendant {
   using Tile = BackwardTile<kStates>;
   using Cut = Split<kStates>;
@@ -94,9 +95,11 @@ struct Attendant {
     in.left = left_of(block);
     in.u_at = row_of(args.p.in.u, block, args.u_stride);
     in.dt_at = row_of(args.p.in.dt, block, args.dt_stride);
-    in.z_at = row_of(args.p.in.z, block, args.z_stride);
-    in.dz_at = row_of(args.p.dz, block, args.z_stride);
-    in.y_at = row_of(args.p.y, block, dense);
+    if constexpr (kGate) {
+      in.z_at = row_of(args.p.in.z, block, args.z_stride);
+      in.dz_at = row_of(args.p.dz, block, args.z_stride);
+      in.y_at = row_of(args.p.y, block, dense);
+    }
     in.d_o_at = row_of(args.p.d_o, block, dense);
   }
   // A dt of minus infinity makes delta and its slope zero: steps and channels beyond the shape
@@ -106,30 +109,39 @@ struct Attendant {
     const int real = in.left - in.column;
     load_channels<T, kPairs>(in.u, in.u_at + in.column, real, zero);
     load_channels<T, kPairs>(in.dt, in.dt_at + in.column, real, narrow<T>(-INFINITY));
-    load_channels<T, kPairs>(in.z, in.z_at + in.column, real, zero);
-    load_channels<T, kPairs>(in.y, in.y_at + in.column, real, zero);
+    if constexpr (kGate) {
+      load_channels<T, kPairs>(in.z, in.z_at + in.column, real, zero);
+      load_channels<T, kPairs>(in.y, in.y_at + in.column, real, zero);
+    }
     load_channels<T, kPairs>(in.d_o, in.d_o_at + in.column, real, zero);
   }
 
-  // Inputs to what the walk and finish() multiply with; stores dz. `biases` are of the first tile.
+  // Inputs to what the walk and finish() multiply with; stores dz, if there is a gate. `biases` are
+  // of the first tile.
   __device__ __forceinline__ void prepare(const Turn& turn, const Inputs& in,
                                           const float* biases) const {
     barrier_wait(drained(turn), turn.parity ^ 1);
     if (g < kBlockSteps) {
-      const float2 us = widen_pair<T>(in.u), dts = widen_pair<T>(in.dt), zs = widen_pair<T>(in.z),
-                   ys = widen_pair<T>(in.y), gs = widen_pair<T>(in.d_o);
+      const float2 us = widen_pair<T>(in.u), dts = widen_pair<T>(in.dt), gs = widen_pair<T>(in.d_o);
       const float2 bias = *reinterpret_cast<const float2*>(biases + in.column);
-      float delta[2], slope[2], dy[2], dz[2], delta_u[2];
+      float delta[2], slope[2], dy[2] = {gs.x, gs.y}, delta_u[2];
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const float z = c ? zs.y : zs.x, d_o = c ? gs.y : gs.x;
-        const float gate = sigmoid_approx(z);
         const float2 both = softplus_and_slope<T>((c ? dts.y : dts.x) + (c ? bias.y : bias.x));
         delta[c] = both.x;
         slope[c] = both.y;
         delta_u[c] = delta[c] * (c ? us.y : us.x);
-        dy[c] = d_o * z * gate;
-        dz[c] = d_o * (c ? ys.y : ys.x) * gate * (1.0f + z * (1.0f - gate));
+      }
+      if constexpr (kGate) {
+        const float2 zs = widen_pair<T>(in.z), ys = widen_pair<T>(in.y);
+        float dz[2];
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const float z = c ? zs.y : zs.x, gate = sigmoid_approx(z);
+          dz[c] = dy[c] * (c ? ys.y : ys.x) * gate * (1.0f + z * (1.0f - gate));
+          dy[c] *= z * gate;
+        }
+        store_pair(in.dz_at + in.column, dz[0], dz[1], in.left - in.column, kPairs);
       }
       Step& to = *step_of(turn);
       to.terms[0] = {delta[0], delta[1], dy[0], dy[1]};
@@ -138,7 +150,6 @@ struct Attendant {
                      delta_u[1] - tf32_cut(delta_u[1])};
       to.finish[0] = {us.x, us.y, slope[0], slope[1]};
       to.diagonal[0] = {tf32_half_up(delta[0]), 0, 0, tf32_half_up(delta[1])};
-      store_pair(in.dz_at + in.column, dz[0], dz[1], in.left - in.column, kPairs);
     }
     arrive(full(turn));
   }

@@ -61,20 +61,22 @@ __global__ void __launch_bounds__(Split<kStates>::threads, 1)
   }
   __syncthreads();
   if (place.warp_index >= Cut::walkers + Cut::attendants)
-    Attendant<T, kStates, false>(place).stage(part.end_block - 1);
+    Attendant<T, kStates, false, false>(place).stage(part.end_block - 1);
   __syncthreads();
   if (place.warp_index < Cut::walkers) {
     take_registers<Cut::walker_registers>();
     Walker<T, kStates>(place).run();
   } else {
     give_registers<Cut::attendant_registers>();
-    const auto attend = [&]<bool kPairs>() {
-      const Attendant<T, kStates, kPairs> attendant(place);
+    const auto attend = [&]<bool kPairs, bool kGate>() {
+      const Attendant<T, kStates, kPairs, kGate> attendant(place);
       if (place.warp_index < Cut::walkers + Cut::attendants) attendant.run_preparer();
       else attendant.run_finisher();
     };
-    if (args.pairs) attend.template operator()<true>();
-    else attend.template operator()<false>();
+    if (args.pairs && args.p.in.z) attend.template operator()<true, true>();
+    else if (args.pairs) attend.template operator()<true, false>();
+    else if (args.p.in.z) attend.template operator()<false, true>();
+    else attend.template operator()<false, false>();
   }
 }
 

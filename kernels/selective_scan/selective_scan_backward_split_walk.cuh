@@ -45,9 +45,8 @@ struct Walker {
   static constexpr int slot_floats = kBlockSteps * step_floats;
   int team, strip, g, l;
   // Of a step in the team's first slot: delta and dy of the lane's two channels, and what the lane
-  // has of the outer product's B operand.
-  const float *terms, *outer;
-  const float* diagonal;
+  // has of the B operands: of the outer product, and of dA's, delta as a diagonal.
+  const float *terms, *outer, *diagonal;
   float4* sums;
   const float4* rates;  // of the CTA's first tile
   const T* saved;       // of block 0 and the CTA's first channel
@@ -145,13 +144,12 @@ struct Walker {
       load_wide(q[j], &carried[j * kWarp].x);
       load_wide(da[j], &carried[(2 + j) * kWarp].x);
     }
-    float b[2][4], c_row[2][4], terms_at[2][4];
-    float2 diagonal_at[2];
+    float b[2][4], c_row[2][4];
+    float2 dy[2], diagonal_at[2];
     const auto load = [&](int t) {
       load_wide(b[t % 2], b_at + 2 * t * kStates);
       load_wide(c_row[t % 2], b_at + (2 * t + 1) * kStates);
-      *reinterpret_cast<float2*>(&terms_at[t % 2][2]) =
-          *reinterpret_cast<const float2*>(terms + slot + t * step_floats + 2);
+      dy[t % 2] = *reinterpret_cast<const float2*>(terms + slot + t * step_floats + 2);
       diagonal_at[t % 2] = *reinterpret_cast<const float2*>(diagonal + slot + t * step_floats);
     };
     load(kBlockSteps - 1);
@@ -161,7 +159,7 @@ struct Walker {
 #pragma unroll
     for (int t = kBlockSteps - 1; t >= 0; --t) {
       if (t > 0) load(t - 1);  // ahead of the store that it must not wait for
-      if (t == 4) fetch_next();
+      if (t == 5) fetch_next();
       const float2 weights = {g == t ? delta_u_own.x : 0.0f, g == t ? delta_u_own.y : 0.0f};
       float s1[2], s2[2];
 #pragma unroll
@@ -172,7 +170,7 @@ struct Walker {
 #pragma unroll
           for (int r = 0; r < 2; ++r)
             gradient[2 * c + r] =
-                fmaf(c_row[t % 2][2 * j + r], terms_at[t % 2][2 + c], q[j][2 * c + r]);
+                fmaf(c_row[t % 2][2 * j + r], c ? dy[t % 2].y : dy[t % 2].x, q[j][2 * c + r]);
         add_weighted<false>(db[j], gradient, weights);
         float through[4];
 #pragma unroll
