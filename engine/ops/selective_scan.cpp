@@ -29,6 +29,7 @@ void project_dt(Q& queue, const SelectiveScanOperands& x, T* dt) {
                                             .y = dt});
 }
 
+// dt null: the scan projects it.
 template <class T>
 ScanInputs<T> inputs(const SelectiveScanOperands& x, const Tensor& u, const T* dt) {
   return {.u = u.as<T>(),
@@ -43,7 +44,10 @@ ScanInputs<T> inputs(const SelectiveScanOperands& x, const Tensor& u, const T* d
           .bc_direction = x.low.shape[2],
           .a_log = x.a_log->master.as<acc_t<T>>(),
           .d = x.d->master.as<acc_t<T>>(),
-          .dt_bias = x.dt_bias->master.as<acc_t<T>>()};
+          .dt_bias = x.dt_bias->master.as<acc_t<T>>(),
+          .dt_low = x.low.as<T>(),
+          .dt_weight = x.dt_proj->compute.as<T>(),
+          .rank = x.rank};
 }
 
 // du takes the place of do, and ddt that of dt: 103 MB less at the paper's shape, where a training
@@ -120,12 +124,14 @@ SelectiveScanResult selective_scan(Context& context, const SelectiveScanOperands
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
   }
   {
-    const Scratch dt(context, x.u.bytes());
+    const bool projects = context.query(
+        [&]<class T>(auto& queue) { return scan_projects_dt<T>(queue, shape, x.rank); });
+    const Scratch dt(context, projects ? 0 : x.u.bytes());
     const std::size_t bytes = context.query(
         [&]<class T>(auto& queue) { return scan_forward_workspace<T>(queue, shape); });
     const Scratch workspace(context, bytes);
     context.run([&]<class T>(auto& queue) {
-      project_dt(queue, x, dt.as<T>());
+      if (!projects) project_dt(queue, x, dt.as<T>());
       scan_forward(queue, ScanForward<T>{.shape = shape,
                                          .in = inputs<T>(x, x.u, dt.as<T>()),
                                          .o = o.as<T>(),

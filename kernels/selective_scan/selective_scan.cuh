@@ -26,6 +26,7 @@ constexpr int kBlockSteps = 7;
 constexpr int kBlocksPerSave = 1;
 constexpr int kSaveSteps = kBlocksPerSave * kBlockSteps;
 constexpr int kTileChannels = 128;  // of a CTA in the forward and the chunk passes
+constexpr int kLowRank = 8;         // of dt's projection, padded with zeros
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
@@ -238,12 +239,17 @@ template <class T>
 bool wide_channels(const ScanShape& s, const ScanInputs<T>& in) {
   const int per_direction = s.channels / s.directions;
   return in_pieces(in.u, in.u_stride, per_direction) &&
-         in_pieces(in.dt, in.dt_stride, per_direction) &&
+         (!in.dt || in_pieces(in.dt, in.dt_stride, per_direction)) &&
          in_pieces(in.z, in.z_stride, per_direction);
 }
 template <class T>
 bool wide_states(const ScanShape& s, const ScanInputs<T>& in) {
   return in_pieces(in.b, in.bc_stride, in.bc_direction, s.state) && in_pieces(in.c);
+}
+
+template <class T>
+bool wide_low(const ScanInputs<T>& in) {
+  return in.rank == kLowRank && in_pieces(in.dt_low, in.bc_stride, in.bc_direction);
 }
 
 // Cuts a workspace into 256-byte aligned arrays; with a null base it only counts.

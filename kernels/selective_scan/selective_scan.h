@@ -34,7 +34,7 @@ struct ScanShape {
 template <class T>
 struct ScanInputs {
   const T* u;   // [B, L, channels]
-  const T* dt;  // [B, L, channels], before bias and softplus
+  const T* dt;  // [B, L, channels], before bias and softplus; or null, see below
   const T* z;   // [B, L, channels], the gate
   const T* b;   // [B, L, directions, n]
   const T* c;   // [B, L, directions, n]
@@ -44,6 +44,11 @@ struct ScanInputs {
   const acc_t<T>* a_log;      // [channels, n]
   const acc_t<T>* d;          // [channels]
   const acc_t<T>* dt_bias;    // [channels]
+  // Forward, where dt is null: dt_t = dt_weight dt_low_t, not rounded to T. Only where
+  // scan_projects_dt() says so.
+  const T* dt_low = nullptr;     // [B, L, directions, rank], strides as b's
+  const T* dt_weight = nullptr;  // [channels, rank]
+  int rank = 0;
 };
 
 template <class T>
@@ -89,6 +94,14 @@ struct ScanGate {
 // The chunks a shape with chunks == 0 runs with on this queue: 1 is the recurrent path.
 int scan_chunks(const CpuQueue&, const ScanShape&);
 int scan_chunks(const CudaQueue&, const ScanShape&);
+
+// Whether forward takes dt as its low-rank factors, and a product before it is not needed.
+template <class T>
+bool scan_projects_dt(const CpuQueue&, const ScanShape&, int /*rank*/) {
+  return false;
+}
+template <class T>
+bool scan_projects_dt(const CudaQueue&, const ScanShape&, int rank);
 
 template <class T>
 std::size_t scan_states_bytes(const CpuQueue&, const ScanShape&);

@@ -5,16 +5,17 @@
 
 namespace fm::scan {
 
-enum ForwardRow { kU, kDt, kZ, kForwardRows };
+enum ForwardRow { kDt, kU, kZ, kForwardRows };
 
 template <class T>
 struct ForwardArgs {
   ScanForward<T> p;
   int chunks;
   const float* start = nullptr;  // states at chunk starts; null: zero
-  Lines<T> rows[kForwardRows] = {}, b = {}, c = {};
+  Lines<T> rows[kForwardRows] = {}, b = {}, c = {}, low = {};
   int bc_direction = 0;
-  bool wide_channels = false, wide_states = false, wide_out = false;
+  int rank = 0;  // of dt's projection; 0: dt is given
+  bool wide_channels = false, wide_states = false, wide_low = false, wide_out = false;
 };
 
 // fp16 saves what it can hold; NaN stays NaN.

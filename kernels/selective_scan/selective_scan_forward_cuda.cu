@@ -20,32 +20,27 @@ struct alignas(16) ForwardShared {
     float2 delta[Cut::padded_steps][Cut::warp_channels];  // delta, delta u
     float y[Cut::padded_steps + 1][Cut::warp_channels];   // of step t in row t + 1
     float bias[Cut::warp_channels], skip[Cut::warp_channels];
+    Projection<T, kStates> projection;
   };
   MatrixStage<T, kStates, 2> matrices;
   Warp warps[Cut::warps];
 };
 
 // u and dt to delta and delta u. Branch-free, all rounds together: these are long chains.
-template <class T, int kStates>
+template <bool kProjected, class T, int kStates>
 __device__ __forceinline__ void widen_rows(typename ForwardShared<T, kStates>::Warp& mine,
                                            int buffer) {
   using Cut = Tile<kStates>;
-  const Pieces<kStates> own;
-  float bias[Cut::piece];
-  load_wide(bias, &mine.bias[own.channel]);
+  each_dt<kProjected, kStates>(mine, buffer, [&](int t, int c, const float(&dt)[Cut::piece]) {
+    float u[Cut::piece], delta[Cut::piece];
+    load_wide(u, &mine.rows.raw[buffer][kU][t][c]);
 #pragma unroll
-  for (int i = 0; i < Cut::rounds; ++i) {
-    const int t = own.step + i * Cut::row_lanes;
-    float u[Cut::piece], dt[Cut::piece];
-    load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
-    load_wide(dt, &mine.rows.raw[buffer][kDt][t][own.channel]);
-#pragma unroll
-    for (int k = 0; k < Cut::piece; ++k) dt[k] = softplus(dt[k] + bias[k]);
+    for (int k = 0; k < Cut::piece; ++k) delta[k] = softplus(dt[k]);
 #pragma unroll
     for (int k = 0; k < Cut::piece; k += 2)
-      *reinterpret_cast<float4*>(&mine.delta[t][own.channel + k]) = {dt[k], dt[k] * u[k], dt[k + 1],
-                                                                     dt[k + 1] * u[k + 1]};
-  }
+      *reinterpret_cast<float4*>(&mine.delta[t][c + k]) = {delta[k], delta[k] * u[k], delta[k + 1],
+                                                           delta[k + 1] * u[k + 1]};
+  });
 }
 
 // y, and o = y silu(z), of a group of steps to global memory.
@@ -118,6 +113,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   auto& mine = shared.warps[seat.warp];
   const int end_step = min(part.end_block * kBlockSteps, s.length);
   const int way = part.direction ? -1 : 1;
+  const int rank = kProjects<T, kStates> ? args.rank : 0;
   const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
 
   const auto fetch = [&](int buffer, int step, int count) {
@@ -126,13 +122,21 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     shared.matrices.copy(count, s.state, args.wide_states, [&](int t, int m) {
       return (m ? args.c : args.b).at(row + way * t, bc_column);
     });
-    mine.rows.copy(buffer, count, own.count, args.wide_channels,
-                   [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
+    if (rank)
+      mine.rows.copy_low(buffer, count, rank, args.wide_low,
+                         [&](int t) { return args.low.at(row + way * t, bc_column); });
+    mine.rows.copy(
+        buffer, count, own.count, args.wide_channels,
+        [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); }, rank ? kU : kDt);
   };
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp) {
     mine.bias[c] = args.p.in.dt_bias[own.channel + c];
     mine.skip[c] = args.p.in.d[own.channel + c];
   }
+  if constexpr (kProjects<T, kStates>)
+    if (rank)
+      mine.projection.load(args.p.in.dt_weight + static_cast<std::int64_t>(own.channel) * rank,
+                           own.count, rank);
   float h[2][Cut::per_thread], rate[2][Cut::per_thread];
   load_rates<T, kStates, Cut::polynomials>(
       rate, args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat, own.count,
@@ -162,7 +166,8 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     copies_arrived();
     __syncwarp();
     shared.matrices.convert(buffer, count, s.state);
-    widen_rows<T, kStates>(mine, buffer);
+    if (kProjects<T, kStates> && rank) widen_rows<kProjects<T, kStates>, T, kStates>(mine, buffer);
+    else widen_rows<false, T, kStates>(mine, buffer);
     __syncthreads();  // B and C of this group; and all warps have left the other buffer
     const int next = min(Cut::steps, end_step - step - count);
     if (next > 0) fetch(buffer ^ 1, step + count, next);
@@ -259,6 +264,15 @@ std::size_t scan_forward_workspace(const CudaQueue& queue, const ScanShape& s) {
   return workspace.bytes();
 }
 
+// Where it is the shorter way (H100): in the narrow tile the projection costs nothing, in the wide
+// one 20 us of the 33 that a product takes at the paper's shape; a chunked pass would do it twice.
+template <class T>
+bool scan_projects_dt(const CudaQueue& queue, const ScanShape& s, int rank) {
+  if (sizeof(T) != 2 || rank < 1 || rank > scan::kLowRank) return false;
+  if (is_narrow(queue, s)) return true;
+  return s.state > 16 && scan_chunks(queue, s) == 1;
+}
+
 template <class T>
 void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
   using namespace scan;
@@ -268,7 +282,12 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
            "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " times ", s.length);
   ForwardArgs<T> args{.p = p, .chunks = chunks};
   args.rows[kU] = Lines<T>::of(p.in.u, p.in.u_stride);
-  args.rows[kDt] = Lines<T>::of(p.in.dt, p.in.dt_stride);
+  args.rank = p.in.dt ? 0 : p.in.rank;
+  FM_CHECK(p.in.dt || scan_projects_dt<T>(queue, s, args.rank), "[selective_scan] dt of rank ",
+           args.rank, " must be projected before the scan here");
+  if (p.in.dt) args.rows[kDt] = Lines<T>::of(p.in.dt, p.in.dt_stride);
+  args.low = Lines<T>::of(p.in.dt_low, p.in.bc_stride);
+  args.wide_low = wide_low(p.in);
   args.rows[kZ] = Lines<T>::of(p.in.z, p.in.z_stride);
   args.b = Lines<T>::of(p.in.b, p.in.bc_stride);
   args.c = Lines<T>::of(p.in.c, p.in.bc_stride);
@@ -294,6 +313,9 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
 template std::size_t scan_forward_workspace<float>(const CudaQueue&, const ScanShape&);
 template std::size_t scan_forward_workspace<f16>(const CudaQueue&, const ScanShape&);
 template std::size_t scan_forward_workspace<bf16>(const CudaQueue&, const ScanShape&);
+template bool scan_projects_dt<float>(const CudaQueue&, const ScanShape&, int);
+template bool scan_projects_dt<f16>(const CudaQueue&, const ScanShape&, int);
+template bool scan_projects_dt<bf16>(const CudaQueue&, const ScanShape&, int);
 template void scan_forward(CudaQueue&, const ScanForward<float>&);
 template void scan_forward(CudaQueue&, const ScanForward<f16>&);
 template void scan_forward(CudaQueue&, const ScanForward<bf16>&);

@@ -35,6 +35,10 @@ struct alignas(16) NarrowShared {
   } warps[Cut::warps];
 };
 
+// Where dt is projected, the rows of dt_low of two groups follow.
+template <class T, int kStates>
+using NarrowLow = T[2][NarrowTile<kStates>::steps][kLowRank];
+
 // What a lane needs of a block of steps.
 template <class T, int kCount>
 struct Block {
@@ -42,7 +46,8 @@ struct Block {
   Vec<T, kCount> b[kBlockSteps], c[kBlockSteps];
 };
 
-template <class T, int kStates>
+// kProjected: dt comes as its factors (16 bits); an item is one sum of kLowRank products.
+template <bool kProjected, class T, int kStates>
 __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
     narrow_kernel(Deferred<ForwardArgs<T>> deferred) {
   const ForwardArgs<T>& args = deferred.wait();
@@ -50,6 +55,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
   constexpr int own_states = Cut::per_thread, item_steps = kWarp / Cut::warp_channels;
   extern __shared__ __align__(16) unsigned char memory[];
   auto& shared = *reinterpret_cast<NarrowShared<T, kStates>*>(memory);
+  auto& low_rows = *reinterpret_cast<NarrowLow<T, kStates>*>(&shared + 1);
   const ScanShape& s = args.p.shape;
   const int per_direction = s.channels / s.directions;
   const Part part = part_of(s, 1, Cut::channels);
@@ -87,6 +93,19 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
       }
     }
   };
+  // A group earlier than the matrices: they are needed for its delta.
+  const auto fetch_low = [&](int buffer, int step) {
+    const int t = threadIdx.x;
+    if (t >= Cut::steps || step + t >= s.length) return;
+    T* to = low_rows[buffer][t];
+    const T* from = args.low.at(first_row + way * (step + t), part.direction * args.bc_direction);
+    if (args.wide_low) {
+      copy_async<16>(to, from);
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < kLowRank; ++r) to[r] = r < args.rank ? from[r] : narrow<T>(0.0f);
+    }
+  };
   // Three groups on their way: the next one's rows, this one's, and the previous one's.
   struct Items {
     T u[Cut::items], dt[Cut::items], z[Cut::items];
@@ -101,12 +120,16 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
       if (!is_item(i, step)) continue;
       const int row = first_row + way * (step + lane / Cut::warp_channels + i * item_steps);
       to.u[i] = *args.rows[kU].at(row, base + item_channel);
-      to.dt[i] = *args.rows[kDt].at(row, base + item_channel);
+      if constexpr (!kProjected) to.dt[i] = *args.rows[kDt].at(row, base + item_channel);
       to.z[i] = *args.rows[kZ].at(row, base + item_channel);
     }
   };
   Items previous = {}, now = {}, next = {};
   fetch_matrices(0, 0);
+  if constexpr (kProjected) {
+    fetch_low(0, 0);
+    fetch_low(1, Cut::steps);
+  }
   fetch_items(now, 0);
   fetch_items(next, Cut::steps);
 
@@ -121,6 +144,14 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
             : 0.0f;
   const float bias = item_real ? args.p.in.dt_bias[base + item_channel] : 0.0f;
   const float skip = item_real ? args.p.in.d[base + item_channel] : 0.0f;
+  float weight[kLowRank];  // of dt's projection
+  if constexpr (kProjected) {
+    const T* from =
+        args.p.in.dt_weight + static_cast<std::int64_t>(base + item_channel) * args.rank;
+#pragma unroll
+    for (int r = 0; r < kLowRank; ++r)
+      weight[r] = item_real && r < args.rank ? widen(from[r]) : 0.0f;
+  }
   T* saved = static_cast<T*>(args.p.states);
   if (saved)
     saved += (part.image_direction * ceil_div(s.length, kSaveSteps) * per_direction + channel) *
@@ -131,7 +162,16 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
 #pragma unroll
     for (int i = 0; i < Cut::items; ++i) {
       const int t = lane / Cut::warp_channels + i * item_steps;
-      const float delta = softplus(widen(items.dt[i]) + bias);
+      float dt = bias;
+      if constexpr (kProjected) {
+        float low[kLowRank];
+        load_wide(low, low_rows[buffer][min(t, Cut::steps - 1)]);
+#pragma unroll
+        for (int r = 0; r < kLowRank; ++r) dt = fmaf(low[r], weight[r], dt);
+      } else {
+        dt += widen(items.dt[i]);
+      }
+      const float delta = softplus(dt);
       const bool inside = is_item(i, step);
       if (t < Cut::steps)
         mine.delta[buffer][t][lane % Cut::warp_channels] = {
@@ -163,6 +203,10 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
     }
   };
 
+  if constexpr (kProjected) {
+    copies_arrived();
+    __syncthreads();
+  }
   widen_items(now, 0, 0);
   int step = 0, buffer = 0;
 #pragma unroll 1
@@ -170,6 +214,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
     copies_arrived();
     __syncthreads();  // B and C of this group; and all warps have left the other buffer
     fetch_matrices(buffer ^ 1, step + Cut::steps);
+    if constexpr (kProjected) fetch_low(buffer, step + 2 * Cut::steps);
     finish_items(previous, buffer ^ 1, step - Cut::steps);
     widen_items(next, buffer ^ 1, step + Cut::steps);
     previous = now;
@@ -225,8 +270,15 @@ void forward_narrow(CudaQueue& queue, const ForwardArgs<T>& args) {
     const std::int64_t ctas = static_cast<std::int64_t>(s.batch) * s.directions *
                               ceil_div(s.channels / s.directions, Cut::channels);
     FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);
-    launch(queue, "scan_forward", narrow_kernel<T, kStates>, dim3(static_cast<unsigned>(ctas)),
-           Cut::threads, sizeof(NarrowShared<T, kStates>), args);
+    const auto run = [&]<bool kProjected>() {
+      launch(queue, "scan_forward", narrow_kernel<kProjected, T, kStates>,
+             dim3(static_cast<unsigned>(ctas)), Cut::threads,
+             sizeof(NarrowShared<T, kStates>) + (kProjected ? sizeof(NarrowLow<T, kStates>) : 0),
+             args);
+    };
+    if constexpr (sizeof(T) == 2)
+      if (args.rank) return run.template operator()<true>();
+    run.template operator()<false>();
   });
 }
 

@@ -63,17 +63,38 @@ struct MatrixStage {
   }
 };
 
-// kRows arrays of a warp's channels.
+// kRows arrays of a warp's channels. The first is dt's; in the place of its rows may be those of
+// dt_low.
 template <class T, int kStates, int kRows>
 struct ChannelStage {
   static constexpr int steps = Tile<kStates>::steps;
   static constexpr int width = Tile<kStates>::warp_channels;
   T raw[2][kRows][Tile<kStates>::padded_steps][width];
 
-  // source(array, step): the array's row at the warp's first channel.
+  __device__ T* low(int buffer) { return raw[buffer][0][0]; }
+  __device__ const T* low(int buffer) const { return raw[buffer][0][0]; }
+
+  // source(step): the row of dt_low. `wide` as of wide_low().
+  template <class Source>
+  __device__ __forceinline__ void copy_low(int buffer, int count, int rank, bool wide,
+                                           Source&& source) {
+    static_assert(steps <= kWarp && width >= kLowRank);
+    const int t = thread_index() % kWarp;
+    if (t >= count) return;
+    T* to = low(buffer) + t * kLowRank;
+    if (wide) {
+      copy_async<16>(to, source(t));
+    } else {
+#pragma unroll 1
+      for (int r = 0; r < kLowRank; ++r) to[r] = r < rank ? source(t)[r] : narrow<T>(0.0f);
+    }
+  }
+
+  // source(array, step): the array's row at the warp's first channel. Arrays before `first` are
+  // left out.
   template <class Source>
   __device__ __forceinline__ void copy(int buffer, int count, int channels, bool wide,
-                                       Source&& source) {
+                                       Source&& source, int first = 0) {
     const int lane = thread_index() % kWarp;
     if (wide) {
       constexpr int piece = 16 / sizeof(T), row = width / piece;
@@ -82,11 +103,12 @@ struct ChannelStage {
         const int t = (round * kWarp + lane) / row, c = lane % row * piece;
         if (t >= count || c >= channels) continue;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) copy_async<16>(&raw[buffer][r][t][c], source(r, t) + c);
+        for (int r = 0; r < kRows; ++r)
+          if (r >= first) copy_async<16>(&raw[buffer][r][t][c], source(r, t) + c);
       }
     } else {
 #pragma unroll 1
-      for (int i = lane; i < kRows * count * width; i += kWarp) {
+      for (int i = lane + first * count * width; i < kRows * count * width; i += kWarp) {
         const int c = i % width, t = i / width % count, r = i / width / count;
         if (c < channels) raw[buffer][r][t][c] = source(r, t)[c];
       }
@@ -105,6 +127,78 @@ struct Pieces {
     channel = lane % (Cut::warp_channels / Cut::piece) * Cut::piece;
   }
 };
+
+// Whether the wide forward tile projects dt. With fewer states staging is most of the work: at 16
+// the projection takes longer here than as a product of its own (H100: 45 us, 33).
+template <class T, int kStates>
+constexpr bool kProjects = sizeof(T) == 2 && kStates >= 32;
+
+// A warp's part of dt's projection, dt[step][channel] = sum_r low[step][r] weight[channel][r]. By
+// multiply-adds: two m16n8k8 a group of steps would do, but with any product of the tensor cores in
+// it an H100 runs a kernel at 1.81 GHz instead of 1.99.
+template <class T, int kStates>
+struct Projection {
+  using Cut = Tile<kStates>;
+  float weight[kProjects<T, kStates> ? kLowRank : 1][Cut::warp_channels];
+
+  // `from`: dt_weight at the warp's first channel.
+  __device__ __forceinline__ void load(const T* from, int channels, int rank) {
+    const int lane = thread_index() % kWarp;
+#pragma unroll 1
+    for (int i = lane; i < kLowRank * Cut::warp_channels; i += kWarp) {
+      const int r = i % kLowRank, c = i / kLowRank;
+      weight[r][c] = r < rank && c < channels ? widen(from[c * rank + r]) : 0.0f;
+    }
+  }
+
+  // Adds to dt of the lane's pieces of the steps from `step`, row_lanes apart.
+  template <int kRounds>
+  __device__ __forceinline__ void project(float (&dt)[kRounds][Cut::piece], const T* low, int step,
+                                          int channel) const {
+    uint4 factors[kRounds];
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i)
+      factors[i] = *reinterpret_cast<const uint4*>(low + (step + i * Cut::row_lanes) * kLowRank);
+#pragma unroll
+    for (int r = 0; r < kLowRank; r += 2) {
+      float w[2][Cut::piece];
+      load_wide(w[0], &weight[r][channel]);
+      load_wide(w[1], &weight[r + 1][channel]);
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const float2 x = widen_pair<T>((&factors[i].x)[r / 2]);
+#pragma unroll
+        for (int k = 0; k < Cut::piece; ++k)
+          dt[i][k] = fmaf(x.y, w[1][k], fmaf(x.x, w[0][k], dt[i][k]));
+      }
+    }
+  }
+};
+
+// body(step, channel, dt + bias) for the lane's pieces, whose rows have arrived in the warp's
+// shared memory. Two rounds share the weights of a projection.
+template <bool kProjected, int kStates, class Warp, class Body>
+__device__ __forceinline__ void each_dt(const Warp& warp, int buffer, Body&& body) {
+  using Cut = Tile<kStates>;
+  const Pieces<kStates> own;
+  constexpr int together = kProjected && Cut::rounds % 2 == 0 ? 2 : 1;
+  float bias[Cut::piece];
+  load_wide(bias, &warp.bias[own.channel]);
+#pragma unroll
+  for (int i = 0; i < Cut::rounds; i += together) {
+    const int step = own.step + i * Cut::row_lanes;
+    float dt[together][Cut::piece];
+#pragma unroll
+    for (int j = 0; j < together; ++j) {
+      if constexpr (!kProjected) load_wide(dt[j], &warp.rows.raw[buffer][0][step][own.channel]);
+#pragma unroll
+      for (int k = 0; k < Cut::piece; ++k) dt[j][k] = kProjected ? bias[k] : dt[j][k] + bias[k];
+    }
+    if constexpr (kProjected) warp.projection.project(dt, warp.rows.low(buffer), step, own.channel);
+#pragma unroll
+    for (int j = 0; j < together; ++j) body(step + j * Cut::row_lanes, own.channel, dt[j]);
+  }
+}
 
 // The channels of a warp: the first one, counted in the direction and over all, and how many.
 struct WarpChannels {

@@ -8,14 +8,16 @@
 namespace fm::test {
 namespace {
 
-// z is the right half of a [B, L, 2 channels] matrix, b and c columns of a
+// z is the right half of a [B, L, 2 channels] matrix, dt_low, b and c columns of a
 // [B, L, directions, rank + 2 n] matrix, as the model lays them out.
 struct Problem {
   ScanShape shape;
   int rank;
-  Values u, dt, z, bc, a_log, d, dt_bias, d_o;
-  bool training = true;   // false: neither y nor states, no backward
-  bool in_place = false;  // du in the place of d_o, ddt in that of dt
+  Values u, dt, z, bc, a_log, d, dt_bias, d_o, dt_weight;
+  bool training = true;    // false: neither y nor states, no backward
+  bool in_place = false;   // du in the place of d_o, ddt in that of dt
+  bool projected = false;  // dt is dt_weight dt_low, and that product the forward pass's own
+                           // where it can be
 
   explicit Problem(const ScanCase& test)
       : shape(test.shape),
@@ -27,7 +29,8 @@ struct Problem {
         a_log(normals(std::int64_t{1} * shape.channels * shape.state, 5, 0.2)),
         d(normals(shape.channels, 6, 0.5, 1)),
         dt_bias(normals(shape.channels, 7, 1, -4)),  // delta is 0.002 to 0.1, as after init
-        d_o(normals(rows() * shape.channels, 8)) {
+        d_o(normals(rows() * shape.channels, 8)),
+        dt_weight(normals(std::int64_t{1} * shape.channels * rank, 9, 0.2)) {
     for (std::size_t i = 0; i < a_log.size(); ++i)  // A about -1 to -n
       a_log[i] += std::log(1 + static_cast<double>(i % static_cast<std::size_t>(shape.state)));
   }
@@ -41,12 +44,29 @@ struct Problem {
     return p;
   }
 
+  Problem with_projection() const {
+    Problem p = *this;
+    p.projected = true;
+    const int half = shape.channels / shape.directions;
+    for (std::int64_t row = 0; row < rows(); ++row)
+      for (int c = 0; c < shape.channels; ++c) {
+        double& product = p.dt[static_cast<std::size_t>(row * shape.channels + c)] = 0;
+        for (int r = 0; r < rank; ++r) {
+          const std::int64_t low = (row * shape.directions + c / half) * bc_width() + r;
+          product +=
+              bc[static_cast<std::size_t>(low)] * dt_weight[static_cast<std::size_t>(c * rank + r)];
+        }
+      }
+    return p;
+  }
+
   template <class T>
   Problem rounded() const {
     Problem p = *this;
-    for (Values* values : {&p.u, &p.dt, &p.z, &p.bc, &p.d_o}) *values = round_to<T>(*values);
+    for (Values* values : {&p.u, &p.dt, &p.z, &p.bc, &p.d_o, &p.dt_weight})
+      *values = round_to<T>(*values);
     for (Values* values : {&p.a_log, &p.d, &p.dt_bias}) *values = round_to<acc_t<T>>(*values);
-    return p;
+    return p.projected ? p.with_projection() : p;
   }
 };
 
@@ -76,19 +96,24 @@ Solved solve(Q& queue, const Problem& p) {
   const int n = s.state, width = p.bc_width();
   Array<T, Q> u(queue, p.u), dt(queue, p.dt), z(queue, p.z), bc(queue, p.bc), o(queue, count);
   Array<A, Q> a_log(queue, p.a_log), d(queue, p.d), dt_bias(queue, p.dt_bias);
-  const ScanInputs<T> in = {.u = u,
-                            .dt = dt,
-                            .z = z + s.channels,
-                            .b = bc + p.rank,
-                            .c = bc + p.rank + n,
-                            .u_stride = s.channels,
-                            .dt_stride = s.channels,
-                            .z_stride = 2 * s.channels,
-                            .bc_stride = static_cast<std::int64_t>(s.directions) * width,
-                            .bc_direction = width,
-                            .a_log = a_log,
-                            .d = d,
-                            .dt_bias = dt_bias};
+  Array<T, Q> dt_weight(queue, p.dt_weight);
+  ScanInputs<T> in = {.u = u,
+                      .dt = dt,
+                      .z = z + s.channels,
+                      .b = bc + p.rank,
+                      .c = bc + p.rank + n,
+                      .u_stride = s.channels,
+                      .dt_stride = s.channels,
+                      .z_stride = 2 * s.channels,
+                      .bc_stride = static_cast<std::int64_t>(s.directions) * width,
+                      .bc_direction = width,
+                      .a_log = a_log,
+                      .d = d,
+                      .dt_bias = dt_bias,
+                      .dt_low = bc,
+                      .dt_weight = dt_weight,
+                      .rank = p.rank};
+  if (p.projected && scan_projects_dt<T>(queue, s, p.rank)) in.dt = nullptr;
   const auto bytes = [](std::size_t size) { return static_cast<std::int64_t>(size); };
   Bytes<Q> forward_space(queue, bytes(scan_forward_workspace<T>(queue, s)));
   if (!p.training) {
@@ -104,6 +129,7 @@ Solved solve(Q& queue, const Problem& p) {
   Array<A, Q> ddt_bias(queue, s.channels);
   scan_forward(queue, ScanForward<T>{s, in, o, y, states.data(), forward_space.data()});
   T *const du_at = p.in_place ? d_o : du, *const ddt_at = p.in_place ? dt : ddt;
+  in.dt = dt;
   scan_backward(queue, ScanBackward<T>{.shape = s,
                                        .in = in,
                                        .y = y,
@@ -477,6 +503,36 @@ TEST_SUITE("gpu") {
       check_cuda(Problem(test), kScanTolerance, SolveForward{}, queue);
     }
     check_cuda(Problem({{2, 61, 272, 32, 1}, 8}), kScanTolerance, SolveForward{}, queue);
+  }
+
+  // Ranks that fill the sum and that do not, the narrow tile and the wide one.
+  TEST_CASE("selective_scan: CUDA projects dt from its factors") {
+    CudaQueue wide = cuda_queue();
+    wide.limits.multiprocessors = 1;
+    CHECK(scan_projects_dt<f16>(wide, kScanPaper.shape, kScanPaper.rank));
+    CHECK(scan_projects_dt<bf16>(wide, kScanPaper.shape, kScanPaper.rank));
+    CHECK(scan_projects_dt<f16>(cuda_queue(), {1, 196, 512, 8, 2}, 1));
+    CHECK_FALSE(scan_projects_dt<float>(wide, kScanPaper.shape, kScanPaper.rank));
+    CHECK_FALSE(scan_projects_dt<f16>(wide, kScanPaper.shape, 9));
+    CHECK_FALSE(scan_projects_dt<f16>(wide, {1, 196, 512, 8, 2}, 8));
+    const auto check = [&](const ScanCase& test) {
+      INFO("length ", test.shape.length, ", state ", test.shape.state, ", rank ", test.rank);
+      const Problem p = Problem(test).with_projection();
+      check_cuda(p, kScanTolerance, SolveForward{});
+      check_cuda(p, kScanTolerance, SolveForward{}, wide);
+    };
+    for (const ScanCase& test : kScanCases) check(test);
+    check({{1, 7, 276, 64, 2}, 8});  // a tile of 10 channels
+    check({{2, 197, 22, 32, 1}, 1});
+    check({{1, 90, 41, 100, 1}, 5});
+    for (const int multiprocessors : {cuda_queue().limits.multiprocessors, 1}) {
+      CudaQueue queue = cuda_queue();
+      queue.limits.multiprocessors = multiprocessors;
+      Problem p = Problem({{2, 197, 40, 64, 2}, 8}).with_projection().rounded<f16>();
+      const Results trained = {{"o", solve<f16>(queue, p).forward.at("o")}};
+      p.training = false;
+      expect_same_bits(trained, solve<f16>(queue, p).forward);
+    }
   }
 
   TEST_CASE("selective_scan: CUDA with the limits of a small device") {
