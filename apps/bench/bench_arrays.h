@@ -77,11 +77,12 @@ class BenchArrays {
   }
   // Read and written by the call, and compared; restored before it.
   template <class T>
+  T* inout(const std::string& name, std::int64_t count, Normal values = {}) {
+    return read_and_written<T>(name, count, rounded_, values);
+  }
+  template <class T>
   acc_t<T>* wide_inout(const std::string& name, std::int64_t count, Normal values = {}) {
-    const Buffer& data = normals(dtype_of<acc_t<T>>(), DType::f32, count, values);
-    outputs_.push_back({name, dtype_of<acc_t<T>>(), {1, count, count}, data.data()});
-    restored(data);
-    return data.as<acc_t<T>>();
+    return read_and_written<acc_t<T>>(name, count, DType::f32, values);
   }
   // The same for one plain value, not compared.
   template <class X>
@@ -144,6 +145,14 @@ class BenchArrays {
     const void* pristine;
     std::size_t bytes;
   };
+
+  template <class X>
+  X* read_and_written(const std::string& name, std::int64_t count, DType rounded, Normal values) {
+    const Buffer& data = normals(dtype_of<X>(), rounded, count, values);
+    outputs_.push_back({name, dtype_of<X>(), {1, count, count}, data.data()});
+    restored(data);
+    return data.as<X>();
+  }
 
   const Buffer& made(std::size_t bytes);
   const Buffer& uploaded(const void* from, std::size_t bytes);

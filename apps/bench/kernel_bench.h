@@ -67,6 +67,7 @@ void bench_embedding(BenchList&);
 void bench_flow(BenchList&);
 void bench_image_batch(BenchList&);
 void bench_linear_combination(BenchList&);
+void bench_linear_rmsnorm(BenchList&);
 void bench_matmul(BenchList&);
 void bench_patchify(BenchList&);
 void bench_random(BenchList&);

@@ -1,13 +1,12 @@
 #include <algorithm>
 #include <initializer_list>
-#include <limits>
 
 #include "kernels/base/check.h"
-#include "kernels/base/column_sums.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/reduce.cuh"
 #include "kernels/base/vec.cuh"
 #include "kernels/rmsnorm/rmsnorm_lanes.cuh"
+#include "kernels/rmsnorm/rmsnorm_weight_sums.cuh"
 
 // Segments of any width and alignment; those that fit registers are rmsnorm_lanes_cuda.cu's.
 // 8 to 32 neighbouring lanes of a warp share a segment of a row: they read it once for the sums,
@@ -194,18 +193,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Where the sum of a column of the workspace goes.
-struct StoreWeights {
-  std::int64_t first[kRmsNormMaxSegments];  // column of a segment; none after the last
-  float* dweight[kRmsNormMaxSegments];
-
-  __device__ void operator()(std::int64_t column, float sum) const {
-    int segment = kRmsNormMaxSegments - 1;
-    while (column < first[segment]) --segment;
-    dweight[segment][column - first[segment]] = sum;
-  }
-};
-
 bool aligned(const void* pointer) {
   return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0;
 }
@@ -275,15 +262,7 @@ void rmsnorm_backward(CudaQueue& queue, const RmsNormBackward<T>& p) {
     launch(queue, "rmsnorm_backward", backward_kernel<T>, grid_of(pieces * shape.groups), threads,
            threads * bytes, p, plan, rmsnorm_rows_per_piece(shape.rows));
   }
-  StoreWeights store{};
-  std::int64_t columns = 0;
-  for (int s = 0; s < kRmsNormMaxSegments; ++s) {
-    store.first[s] = s < shape.segments ? columns : std::numeric_limits<std::int64_t>::max();
-    store.dweight[s] = p.dweight[s];
-    if (s < shape.segments) columns += shape.weights(s);
-  }
-  column_sums(queue, "rmsnorm_backward_sums", static_cast<const float*>(p.workspace), pieces,
-              columns, store);
+  sum_weight_gradients(queue, shape, static_cast<const float*>(p.workspace), pieces, p.dweight);
 }
 
 template void rmsnorm_forward(CudaQueue&, const RmsNormForward<float>&);

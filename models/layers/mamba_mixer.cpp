@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "engine/ops/causal_conv1d.h"
-#include "engine/ops/rmsnorm.h"
+#include "engine/ops/linear_rmsnorm.h"
 #include "engine/ops/rmsnorm_linear.h"
 #include "engine/ops/selective_scan.h"
 #include "models/layers/linear_layer.h"
@@ -72,8 +72,9 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
   const Columns conv_x(xz, 0, all);
   const Tensor u = causal_conv1d(context, conv_x, *conv_weight, *conv_bias, groups);
   // dt (rank), B (n) and C (n) of each direction, side by side.
-  Tensor low = grouped_linear(context, u.view({tokens, groups, channels}), 0, *x_proj);
-  if (dt_norm) low = rmsnorm(context, low, {dt_norm, b_norm, c_norm});
+  const Tensor grouped = u.view({tokens, groups, channels});
+  const Tensor low = dt_norm ? linear_rmsnorm(context, grouped, *x_proj, {dt_norm, b_norm, c_norm})
+                             : grouped_linear(context, grouped, 0, *x_proj);
   const Columns z(xz, all, all);
   const SelectiveScanResult scan = selective_scan(context, {.u = u,
                                                             .z = z,

@@ -1,0 +1,99 @@
+#include "engine/ops/linear_rmsnorm.h"
+
+#include "engine/tape.h"
+#include "kernels/linear_rmsnorm/linear_rmsnorm.h"
+
+namespace fm {
+namespace {
+
+// kernels/linear_rmsnorm/linear_rmsnorm.h says what raw and draw are.
+struct Layer {
+  LinearRmsNormShape shape;
+  Tensor x;
+  const Parameter* w;
+  std::vector<const Parameter*> weights;
+  Tensor y;
+};
+
+void backward(Context& context, const Layer& p, const Tensor& raw) {
+  const Tensor dy = context.tape->gradient(p.y), x = context.tape->value(p.x);
+  const Tape::Target dx = context.tape->target(p.x);
+  const std::size_t bytes =
+      context.query([&]<class T>(auto&) { return linear_rmsnorm_backward_workspace<T>(p.shape); });
+  Scratch partial_sums(context, bytes);
+  Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
+  context.run([&]<class T>(auto& queue) {
+    T* const draw = dy.as<T>();  // in place: nobody reads dy after this
+    LinearRmsNormBackward<T> layer{.shape = p.shape,
+                                   .raw = raw.as<T>(),
+                                   .w = p.w->compute.as<T>(),
+                                   .weight = {},
+                                   .dy = draw,
+                                   .draw = draw,
+                                   .dx = dx.gradient.as<T>(),
+                                   .accumulate = dx.accumulate,
+                                   .dweight = {},
+                                   .workspace = partial_sums.data()};
+    for (std::size_t i = 0; i < p.weights.size(); ++i) {
+      layer.weight[i] = p.weights[i]->master.as<acc_t<T>>();
+      layer.dweight[i] = p.weights[i]->gradient.as<acc_t<T>>();
+    }
+    linear_rmsnorm_backward(queue, layer);
+    linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
+                                                          .dy = draw,
+                                                          .x = x.as<T>(),
+                                                          .dw = p.w->gradient.as<acc_t<T>>(),
+                                                          .dbias = nullptr,
+                                                          .workspace = workspace.data()});
+  });
+}
+
+void forward(Context& context, const Layer& p, void* raw) {
+  context.run([&]<class T>(auto& queue) {
+    LinearRmsNormForward<T> layer{.shape = p.shape,
+                                  .x = p.x.as<T>(),
+                                  .w = p.w->compute.as<T>(),
+                                  .weight = {},
+                                  .raw = static_cast<T*>(raw),
+                                  .y = p.y.as<T>(),
+                                  .keep_raw = context.tape != nullptr};
+    for (std::size_t i = 0; i < p.weights.size(); ++i)
+      layer.weight[i] = p.weights[i]->master.as<acc_t<T>>();
+    linear_rmsnorm_forward(queue, layer);
+  });
+}
+
+}  // namespace
+
+Tensor linear_rmsnorm(Context& context, const Tensor& x, const Parameter& w,
+                      const std::vector<const Parameter*>& weights) {
+  FM_CHECK(x.shape.rank() == 3 && w.shape.rank() == 3 && x.shape[1] == w.shape[0] &&
+               x.shape[2] == w.shape[2] && !weights.empty() &&
+               weights.size() <= kRmsNormMaxSegments,
+           "[linear_rmsnorm] x must be [rows, groups, in], w [groups, out, in], with 1 to 3 "
+           "weights, got x ",
+           x, ", w ", w.shape, ", ", weights.size());
+  LinearRmsNormShape shape{.rows = x.shape[0],
+                           .groups = static_cast<int>(x.shape[1]),
+                           .in = static_cast<int>(x.shape[2]),
+                           .segments = static_cast<int>(weights.size()),
+                           .segment_width = {},
+                           .eps = 1e-5};
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    shape.segment_width[i] = static_cast<int>(weights[i]->shape.count()) / shape.groups;
+  FM_CHECK(shape.out() == w.shape[1], "[linear_rmsnorm] the weights cover ", shape.out(),
+           " columns of ", w.shape[1]);
+  const Layer p{shape, x, &w, weights, context.make({shape.rows, shape.groups, shape.out()})};
+  if (!context.tape) {
+    const Scratch raw(context, p.y.bytes());
+    forward(context, p, raw.data());
+    return p.y;
+  }
+  const Tensor raw = context.make(p.y.shape);
+  forward(context, p, raw.data);
+  context.tape->record(
+      {"linear_rmsnorm", p.y, {raw}, [&context, p, raw] { backward(context, p, raw); }});
+  return p.y;
+}
+
+}  // namespace fm

@@ -1,0 +1,17 @@
+// A grouped linear layer and the RMSNorm of its result's segments, as one operation.
+#pragma once
+
+#include <vector>
+
+#include "engine/context.h"
+#include "engine/params.h"
+
+namespace fm {
+
+// x [rows, groups, in], w [groups, out, in] -> [rows, groups, out], normalised. `weights`: one
+// parameter a segment, [groups, segment], laid side by side from column 0; together they cover the
+// row. eps 1e-5.
+Tensor linear_rmsnorm(Context&, const Tensor& x, const Parameter& w,
+                      const std::vector<const Parameter*>& weights);
+
+}  // namespace fm
