@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "apps/bench/kernel_bench.h"
 #include "kernels/rmsnorm_linear/rmsnorm_linear_cases.h"
@@ -14,34 +15,36 @@ std::int64_t weights(const RmsNormLinearShape& s) {
 
 Call forward(BenchArrays& a, const RmsNormLinearShape& s) {
   return a.typed([&]<class T>(auto& queue) {
-    const RmsNormLinearForward<T> p{s, a.input<T>(s.rows * s.in), a.input<T>(weights(s), kWeights),
-                                    a.output<T>("y", s.rows * s.out),
-                                    a.output<acc_t<T>>("r", s.rows)};
+    const RmsNormLinearForward<T> p{
+        .shape = s,
+        .x = a.input<T>(s.rows * s.in),
+        .v = a.input<T>(weights(s), kWeights),
+        .y = a.output<T>("y", s.rows * s.out),
+        .r = a.output<acc_t<T>>("r", s.rows),
+        .z = s.gated() ? a.input<T>(s.rows * s.z_stride) + (s.z_stride - s.in) : nullptr,
+        .workspace = a.workspace(rmsnorm_linear_forward_workspace<T>(queue, s))};
     return [&queue, p] { rmsnorm_linear_forward(queue, p); };
   });
 }
 
-Call scale_backward(BenchArrays& a, const RmsNormLinearShape& s) {
+Call backward(BenchArrays& a, const RmsNormLinearShape& s) {
   return a.typed([&]<class T>(auto& queue) {
-    const RmsNormScaleBackward<T> p{s,
-                                    a.input<T>(s.rows * s.out),
-                                    a.input<T>(s.rows * s.out),
-                                    a.wide_input<T>(s.rows, kRates),
-                                    a.output<T>("g", s.rows * s.out),
-                                    a.output<acc_t<T>>("s", s.rows)};
-    return [&queue, p] { rmsnorm_scale_backward(queue, p); };
-  });
-}
-
-Call backward_input(BenchArrays& a, const RmsNormLinearShape& s) {
-  return a.typed([&]<class T>(auto& queue) {
-    const RmsNormLinearBackwardInput<T> p{.shape = s,
-                                          .g = a.input<T>(s.rows * s.out),
-                                          .v = a.input<T>(weights(s), kWeights),
-                                          .x = a.input<T>(s.rows * s.in),
-                                          .s = a.wide_input<T>(s.rows, {.deviation = 0.1}),
-                                          .dx = a.output<T>("dx", s.rows * s.in)};
-    return [&queue, p] { rmsnorm_linear_backward_input(queue, p); };
+    const T* const z = a.input<T>(s.rows * s.z_stride) + (s.z_stride - s.in);
+    T* const dy = const_cast<T*>(a.input<T>(s.rows * s.out));
+    a.restore(dy);
+    const RmsNormLinearBackward<T> p{
+        .shape = s,
+        .dy = dy,
+        .y = a.input<T>(s.rows * s.out, {.deviation = 0.5 * s.in / std::sqrt(s.out)}),
+        .r = a.wide_input<T>(s.rows, kRates),
+        .v = a.input<T>(weights(s), kWeights),
+        .x = a.input<T>(s.rows * s.in),
+        .dx = a.output<T>("dx", s.rows * s.in),
+        .dv = a.output<acc_t<T>>("dv", weights(s)),
+        .z = z,
+        .dz = a.output<T>("dz", Rows{s.rows, s.in, s.z_stride}),
+        .workspace = a.workspace(rmsnorm_linear_backward_workspace<T>(queue, s))};
+    return [&queue, p] { rmsnorm_linear_backward(queue, p); };
   });
 }
 
@@ -59,9 +62,10 @@ void bench_rmsnorm_linear(BenchList& list) {
                        Call (*make)(BenchArrays&, const RmsNormLinearShape&)) {
     list.add("rmsnorm_linear", call, shape, kRmsNormLinearTolerance, work, make, checked, timed);
   };
+  add("gated forward", rmsnorm_linear_forward_work(timed, list.compute), forward);
+  add("gated backward", rmsnorm_linear_backward_work(timed, list.compute), backward);
+  checked.z_stride = timed.z_stride = 0;
   add("forward", rmsnorm_linear_forward_work(timed, list.compute), forward);
-  add("scale backward", rmsnorm_scale_backward_work(timed, list.compute), scale_backward);
-  add("backward_input", rmsnorm_linear_backward_input_work(timed, list.compute), backward_input);
 }
 
 }  // namespace fm

@@ -13,9 +13,10 @@ std::int64_t columns(const ScanCase& c) {  // of a direction in the matrix that 
   return c.rank + 2 * c.shape.state;
 }
 
-// As the model lays them out: z is the right half of a product, b and c columns after dt's.
+// As the model lays them out: z is the right half of a product, b and c columns after dt's. In
+// training the gate is its reader's part.
 template <class T>
-ScanInputs<T> inputs(BenchArrays& a, const ScanCase& c) {
+ScanInputs<T> inputs(BenchArrays& a, const ScanCase& c, bool gated) {
   const ScanShape& s = c.shape;
   std::vector<float> a_log;  // A is -1 to -n
   for (int channel = 0; channel < s.channels; ++channel)
@@ -23,12 +24,12 @@ ScanInputs<T> inputs(BenchArrays& a, const ScanCase& c) {
   const T* const bc = a.input<T>(tokens(s) * s.directions * columns(c)) + c.rank;
   return {.u = a.input<T>(tokens(s) * s.channels),
           .dt = a.input<T>(tokens(s) * s.channels, {.deviation = 0.5}),
-          .z = a.input<T>(tokens(s) * 2 * s.channels) + s.channels,
+          .z = gated ? a.input<T>(tokens(s) * 2 * s.channels) + s.channels : nullptr,
           .b = bc,
           .c = bc + s.state,
           .u_stride = s.channels,
           .dt_stride = s.channels,
-          .z_stride = 2 * s.channels,
+          .z_stride = gated ? 2 * s.channels : 0,
           .bc_stride = s.directions * columns(c),
           .bc_direction = columns(c),
           .a_log = a.wide_values<T>(a_log),
@@ -36,14 +37,14 @@ ScanInputs<T> inputs(BenchArrays& a, const ScanCase& c) {
           .dt_bias = a.wide_input<T>(s.channels, {.mean = -4})};  // delta 0.002 to 0.1
 }
 
-// In training y and the states are written for the backward pass.
+// In training the states are written for the backward pass.
 Call forward(BenchArrays& a, const ScanCase& c) {
   return a.typed([&]<class T>(auto& queue) {
     const ScanShape& s = c.shape;
     const ScanForward<T> p{s,
-                           inputs<T>(a, c),
-                           a.output<T>("o", tokens(s) * s.channels),
+                           inputs<T>(a, c, false),
                            a.output<T>("y", tokens(s) * s.channels),
+                           nullptr,
                            a.workspace(scan_states_bytes<T>(queue, s)),
                            a.workspace(scan_forward_workspace<T>(queue, s))};
     return [&queue, p] { scan_forward(queue, p); };
@@ -53,9 +54,12 @@ Call forward(BenchArrays& a, const ScanCase& c) {
 Call inference(BenchArrays& a, const ScanCase& c) {
   return a.typed([&]<class T>(auto& queue) {
     const ScanShape& s = c.shape;
-    const ScanForward<T> p{
-        s,       inputs<T>(a, c), a.output<T>("o", tokens(s) * s.channels),
-        nullptr, nullptr,         a.workspace(scan_forward_workspace<T>(queue, s))};
+    const ScanForward<T> p{s,
+                           inputs<T>(a, c, true),
+                           a.output<T>("o", tokens(s) * s.channels),
+                           nullptr,
+                           nullptr,
+                           a.workspace(scan_forward_workspace<T>(queue, s))};
     return [&queue, p] { scan_forward(queue, p); };
   });
 }
@@ -65,9 +69,9 @@ Call backward(BenchArrays& a, const ScanCase& c) {
     const ScanShape& s = c.shape;
     const std::int64_t count = tokens(s) * s.channels;
     const ScanForward<T> saved{s,
-                               inputs<T>(a, c),
+                               inputs<T>(a, c, false),
                                a.scratch<T>(count),
-                               a.scratch<T>(count),
+                               nullptr,
                                a.workspace(scan_states_bytes<T>(queue, s)),
                                a.workspace(scan_forward_workspace<T>(queue, s))};
     scan_forward(queue, saved);
@@ -76,12 +80,12 @@ Call backward(BenchArrays& a, const ScanCase& c) {
     const ScanBackward<T> p{
         .shape = s,
         .in = saved.in,
-        .y = saved.y,
+        .y = nullptr,
         .states = saved.states,
         .d_o = a.input<T>(count),
         .du = a.output<T>("du", count),
         .ddt = a.output<T>("ddt", count),
-        .dz = a.output<T>("dz", Rows{tokens(s), s.channels, 2 * s.channels}),
+        .dz = nullptr,
         .db = dbc,
         .dc = dbc + s.state,
         .da_log = a.output<acc_t<T>>("da_log", std::int64_t{s.channels} * s.state),
@@ -98,12 +102,13 @@ void add(BenchList& list, const ScanCase& timed, bool sampling) {
   ScanCase checked{{2, 197, 32, s.state, 2}, 8};
   if (s.length > 1000) checked = {{1, 1000, 16, s.state, 2, 3}, 8};
   const std::string shape = concat("b", s.batch, " d", s.channels, " L", s.length, " n", s.state);
-  const Work work = scan_forward_work(s, list.compute);
-  list.add("selective_scan", "forward", shape, kScanTolerance, work, forward, checked, timed);
+  list.add("selective_scan", "forward", shape, kScanTolerance,
+           scan_forward_work(s, list.compute, false), forward, checked, timed);
   list.add("selective_scan", "backward", shape, kScanGradientTolerance,
            scan_backward_work(s, list.compute), backward, checked, timed);
   if (sampling)
-    list.add("selective_scan", "inference", shape, kScanTolerance, work, inference, checked, timed);
+    list.add("selective_scan", "inference", shape, kScanTolerance,
+             scan_forward_work(s, list.compute, true), inference, checked, timed);
 }
 
 }  // namespace

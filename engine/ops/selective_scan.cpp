@@ -34,12 +34,12 @@ template <class T>
 ScanInputs<T> inputs(const SelectiveScanOperands& x, const Tensor& u, const T* dt) {
   return {.u = u.as<T>(),
           .dt = dt,
-          .z = x.z.as<T>(),
+          .z = x.z ? x.z->as<T>() : nullptr,
           .b = x.low.as<T>() + x.rank,
           .c = x.low.as<T>() + x.rank + x.state,
           .u_stride = x.u.shape[2],
           .dt_stride = x.u.shape[2],
-          .z_stride = x.z.stride(),
+          .z_stride = x.z ? x.z->stride() : 0,
           .bc_stride = x.low.shape[1] * x.low.shape[2],
           .bc_direction = x.low.shape[2],
           .a_log = x.a_log->master.as<acc_t<T>>(),
@@ -60,7 +60,8 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
   tape.hand_over(o, x.u);
   const Tape::Target dlow = tape.target(x.low);
   FM_CHECK(!dlow.accumulate, "[selective_scan] must be the last to read u and low");
-  const Columns dz = x.z.in(tape.parts(x.z.of));
+  std::optional<Columns> dz;
+  if (x.z) dz = x.z->in(tape.parts(x.z->of));
   const LinearShape product = dt_product(x);
   const Scratch dt(context, x.u.bytes());  // then ddt
   {
@@ -71,12 +72,12 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
       project_dt(queue, x, dt.as<T>());
       scan_backward(queue, ScanBackward<T>{.shape = shape,
                                            .in = inputs<T>(x, u, dt.as<T>()),
-                                           .y = y.as<T>(),
+                                           .y = y ? y.as<T>() : nullptr,
                                            .states = states.data,
                                            .d_o = d_o.as<T>(),
                                            .du = d_o.as<T>(),
                                            .ddt = dt.as<T>(),
-                                           .dz = dz.as<T>(),
+                                           .dz = dz ? dz->as<T>() : nullptr,
                                            .db = dlow.gradient.as<T>() + x.rank,
                                            .dc = dlow.gradient.as<T>() + x.rank + x.state,
                                            .da_log = x.a_log->gradient.as<acc_t<T>>(),
@@ -102,10 +103,10 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
 
 }  // namespace
 
-SelectiveScanResult selective_scan(Context& context, const SelectiveScanOperands& x) {
-  FM_CHECK(x.u.shape.rank() == 3 && x.z.width == x.u.shape[2] && x.low.shape.rank() == 3 &&
-               x.low.shape[0] == x.u.shape[0] * x.u.shape[1] && x.low.shape[1] == x.directions &&
-               x.low.shape[2] == x.rank + 2 * x.state &&
+Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
+  FM_CHECK(x.u.shape.rank() == 3 && (!x.z || x.z->width == x.u.shape[2]) &&
+               x.low.shape.rank() == 3 && x.low.shape[0] == x.u.shape[0] * x.u.shape[1] &&
+               x.low.shape[1] == x.directions && x.low.shape[2] == x.rank + 2 * x.state &&
                x.dt_proj->shape.count() == x.u.shape[2] * x.rank,
            "[selective_scan] u must be [B, L, channels], low [B L, directions, ",
            x.rank + 2 * x.state, "] and dt_proj hold channels x ", x.rank, " weights, got u ", x.u,
@@ -118,7 +119,7 @@ SelectiveScanResult selective_scan(Context& context, const SelectiveScanOperands
   const Tensor o = context.make(x.u.shape);
   Tensor y, states;
   if (context.tape) {
-    y = context.make(x.u.shape);
+    if (x.z) y = context.make(x.u.shape);
     const std::size_t bytes =
         context.query([&]<class T>(auto& queue) { return scan_states_bytes<T>(queue, shape); });
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
@@ -144,22 +145,7 @@ SelectiveScanResult selective_scan(Context& context, const SelectiveScanOperands
     context.tape->record({"selective_scan", o, {y, states}, [&context, shape, x, o, y, states] {
                             backward(context, shape, x, o, y, states);
                           }});
-  return {o, y};
-}
-
-void drop_gated(Context& context, const SelectiveScanResult& result, const Columns& z) {
-  if (!context.tape) return;
-  const Tensor y = result.y;
-  context.tape->drop(result.o, [&context, y, z](const Tensor& again) {
-    context.run([&]<class T>(auto& queue) {
-      scan_gate(queue, ScanGate<T>{.rows = y.shape.rows(),
-                                   .channels = static_cast<int>(z.width),
-                                   .y = y.as<T>(),
-                                   .z = z.as<T>(),
-                                   .z_stride = z.stride(),
-                                   .o = again.as<T>()});
-    });
-  });
+  return o;
 }
 
 }  // namespace fm

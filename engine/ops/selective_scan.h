@@ -2,14 +2,16 @@
 // the gate after it.
 #pragma once
 
+#include <optional>
+
 #include "engine/context.h"
 #include "engine/params.h"
 
 namespace fm {
 
 struct SelectiveScanOperands {
-  Tensor u;    // [B, L, channels]
-  Columns z;   // channels columns of a [B, L, *] tensor: the gate
+  Tensor u;                  // [B, L, channels]
+  std::optional<Columns> z;  // channels columns of a [B, L, *] tensor: the gate, if there is one
   Tensor low;  // [B L, directions, rank + 2 state]: dt before its projection, then b, then c
   int rank, state, directions;
   const Parameter* dt_proj;  // [directions, channels of one, rank]
@@ -18,19 +20,9 @@ struct SelectiveScanOperands {
   const Parameter* d;        // [channels]
 };
 
-struct SelectiveScanResult {
-  Tensor o;  // y silu(z), [B, L, channels]
-  Tensor y;  // before the gate; empty without a tape
-};
-
-// z gets its gradient by parts; u and low must have no later use. dt is projected again in the
-// backward pass rather than kept: its [B, L, channels] come from `rank` numbers a token and
-// direction.
-SelectiveScanResult selective_scan(Context&, const SelectiveScanOperands&);
-
-// With a tape: o, which nothing reads any more in the forward pass, is dropped, and gated again
-// from y and z where the backward pass comes to its reader (51 MB at the paper's shape, for the
-// time of moving 154 MB).
-void drop_gated(Context&, const SelectiveScanResult&, const Columns& z);
+// y silu(z), or y without a gate: [B, L, channels]. z gets its gradient by parts; u and low must
+// have no later use. dt is projected again in the backward pass rather than kept: its [B, L,
+// channels] come from `rank` numbers a token and direction.
+Tensor selective_scan(Context&, const SelectiveScanOperands&);
 
 }  // namespace fm

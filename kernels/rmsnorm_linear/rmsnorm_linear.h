@@ -3,14 +3,17 @@
 // y = (x r weight) W^T with r = 1 / sqrt(mean(x^2) + eps), one number a row of x [rows, in]. r
 // commutes with the product and `weight` [in] belongs to W's columns: with V = W diag(weight),
 //   y = r (x V^T)
-// so the normalised rows are never written. Backward, with dy [rows, out] and narrow rows g = r dy:
-//   dx = g V - s x,   s = r^2 (dy . y) / in      (the norm's mean of weight dn xh is dy . y / in)
-//   dV = g^T x,       dW = dV diag(weight),      dweight = column sums of dV W
-// dV is matmul's weight gradient. Statistics are in acc_t<T>. Sources: Zhang and Sennrich 2019,
-// "Root Mean Square Layer Normalization", for the norm; the rest is the chain rule. T is double or
-// float on the CPU, float, f16 or bf16 on CUDA.
+// so the normalised rows are never written. Backward, with dy [rows, out]:
+//   dx = r dy V - s x,    s = r^2 (dy . y) / in  (the norm's mean of weight dn xh is dy . y / in)
+//   dV = dy^T (r x),      dW = dV diag(weight),  dweight = column sums of dV W
+// With a gate z, o = x silu(z), rounded to T, stands in x's place above, and is never kept:
+//   dx = do silu(z),      dz = do x silu'(z),    do = r dy V - s o
+// Statistics are in acc_t<T>. Sources: Zhang and Sennrich 2019, "Root Mean Square Layer
+// Normalization", for the norm; the rest is the chain rule. T is double or float on the CPU, float,
+// f16 or bf16 on CUDA.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
@@ -21,7 +24,9 @@ namespace fm {
 struct RmsNormLinearShape {
   std::int64_t rows;
   int in, out;
-  double eps;  // positive
+  double eps;                 // positive
+  std::int64_t z_stride = 0;  // elements between rows of the gate; 0: there is none
+  bool gated() const { return z_stride > 0; }
 };
 
 // V = W diag(weight), from W in full precision and rounded once.
@@ -36,13 +41,15 @@ struct RmsNormFold {
 template <class T>
 struct RmsNormLinearForward {
   RmsNormLinearShape shape;
-  const T* x;   // [rows, in]
-  const T* v;   // [out, in]
-  T* y;         // [rows, out]
-  acc_t<T>* r;  // [rows]
+  const T* x;                 // [rows, in]
+  const T* v;                 // [out, in]
+  T* y;                       // [rows, out]
+  acc_t<T>* r;                // [rows]
+  const T* z = nullptr;       // [rows, in], rows z_stride apart; null without a gate
+  void* workspace = nullptr;  // rmsnorm_linear_forward_workspace<T>(queue, shape) bytes
 };
 
-// y alone, from W itself: for where no backward follows.
+// y alone, from W itself: for where no backward follows. No gate.
 template <class T>
 struct RmsNormLinearInference {
   RmsNormLinearShape shape;
@@ -52,26 +59,20 @@ struct RmsNormLinearInference {
   T* y;                    // [rows, out]
 };
 
-// g = r dy, and s.
+// dV and dx, and dz.
 template <class T>
-struct RmsNormScaleBackward {
+struct RmsNormLinearBackward {
   RmsNormLinearShape shape;
-  const T* dy;
-  const T* y;
+  T* dy;       // [rows, out]; undefined afterwards
+  const T* y;  // as forward wrote it
   const acc_t<T>* r;
-  T* g;         // [rows, out]; may be dy
-  acc_t<T>* s;  // [rows]
-};
-
-// dx = g V - s x.
-template <class T>
-struct RmsNormLinearBackwardInput {
-  RmsNormLinearShape shape;
-  const T* g;
   const T* v;
   const T* x;
-  const acc_t<T>* s;
-  T* dx;  // [rows, in], overwritten
+  T* dx;                 // [rows, in], overwritten, as all outputs
+  acc_t<T>* dv;          // [out, in]
+  const T* z = nullptr;  // null without a gate, and so dz
+  T* dz = nullptr;       // rows z_stride apart, as z
+  void* workspace;       // rmsnorm_linear_backward_workspace<T>(queue, shape) bytes
 };
 
 // dw holds dV and becomes dW.
@@ -92,6 +93,10 @@ void rmsnorm_fold(CpuQueue&, const RmsNormFold<T>&);
 template <class T>
 void rmsnorm_fold(CudaQueue&, const RmsNormFold<T>&);
 template <class T>
+std::size_t rmsnorm_linear_forward_workspace(const CpuQueue&, const RmsNormLinearShape&);
+template <class T>
+std::size_t rmsnorm_linear_forward_workspace(const CudaQueue&, const RmsNormLinearShape&);
+template <class T>
 void rmsnorm_linear_forward(CpuQueue&, const RmsNormLinearForward<T>&);
 template <class T>
 void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<T>&);
@@ -104,13 +109,13 @@ bool rmsnorm_linear_inference(CpuQueue&, const RmsNormLinearInference<T>&) {
 template <class T>
 bool rmsnorm_linear_inference(CudaQueue&, const RmsNormLinearInference<T>&);
 template <class T>
-void rmsnorm_scale_backward(CpuQueue&, const RmsNormScaleBackward<T>&);
+std::size_t rmsnorm_linear_backward_workspace(const CpuQueue&, const RmsNormLinearShape&);
 template <class T>
-void rmsnorm_scale_backward(CudaQueue&, const RmsNormScaleBackward<T>&);
+std::size_t rmsnorm_linear_backward_workspace(const CudaQueue&, const RmsNormLinearShape&);
 template <class T>
-void rmsnorm_linear_backward_input(CpuQueue&, const RmsNormLinearBackwardInput<T>&);
+void rmsnorm_linear_backward(CpuQueue&, const RmsNormLinearBackward<T>&);
 template <class T>
-void rmsnorm_linear_backward_input(CudaQueue&, const RmsNormLinearBackwardInput<T>&);
+void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<T>&);
 template <class T>
 void rmsnorm_fold_backward(CpuQueue&, const RmsNormFoldBackward<T>&);
 template <class T>

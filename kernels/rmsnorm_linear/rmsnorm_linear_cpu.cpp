@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/fast_math.h"
 #include "kernels/base/parallel_for.h"
 #include "kernels/base/simd.h"
 #include "kernels/matmul/matmul.h"
@@ -11,6 +12,13 @@ namespace {
 
 constexpr std::int64_t kRowGrain = 16;
 constexpr std::int64_t kColumnGrain = 64;
+
+inline float sigmoid(float x) {
+  return fast_sigmoid(x);
+}
+inline double sigmoid(double x) {
+  return 1 / (1 + std::exp(-x));
+}
 
 template <class T>
 inline T dot(const T* a, const T* b, int n) {
@@ -30,6 +38,24 @@ inline void work(const RmsNormFold<T>& p, std::int64_t begin, std::int64_t end) 
   }
 }
 
+// o = x silu(z).
+template <class T>
+struct Gate {
+  RmsNormLinearShape shape;
+  const T *x, *z;
+  T* o;
+};
+template <class T>
+inline void work(const Gate<T>& p, std::int64_t begin, std::int64_t end) {
+  const int in = p.shape.in;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T *x = p.x + row * in, *z = p.z + row * p.shape.z_stride;
+    T* o = p.o + row * in;
+#pragma omp simd
+    for (int c = 0; c < in; ++c) o[c] = x[c] * z[c] * sigmoid(z[c]);
+  }
+}
+
 // After the product: y holds x V^T and becomes r times that.
 template <class T>
 inline void work(const RmsNormLinearForward<T>& p, std::int64_t begin, std::int64_t end) {
@@ -44,29 +70,48 @@ inline void work(const RmsNormLinearForward<T>& p, std::int64_t begin, std::int6
   }
 }
 
+// dy becomes r dy; and s.
 template <class T>
-inline void work(const RmsNormScaleBackward<T>& p, std::int64_t begin, std::int64_t end) {
+struct ScaleBackward {
+  RmsNormLinearShape shape;
+  T* dy;
+  const T *y, *r;
+  T* s;
+};
+template <class T>
+inline void work(const ScaleBackward<T>& p, std::int64_t begin, std::int64_t end) {
   const int out = p.shape.out;
   for (std::int64_t row = begin; row < end; ++row) {
-    const T* dy = p.dy + row * out;
-    T* g = p.g + row * out;
+    T* dy = p.dy + row * out;
     const T r = p.r[row];
     p.s[row] = r * r * dot(dy, p.y + row * out, out) / p.shape.in;
 #pragma omp simd
-    for (int j = 0; j < out; ++j) g[j] = r * dy[j];
+    for (int j = 0; j < out; ++j) dy[j] *= r;
   }
 }
 
-// After the product: dx holds g V and becomes g V - s x.
+// After the product: dx holds r dy V and becomes that minus s x, or what the gate makes of it.
 template <class T>
-inline void work(const RmsNormLinearBackwardInput<T>& p, std::int64_t begin, std::int64_t end) {
+inline void work(const RmsNormLinearBackward<T>& p, std::int64_t begin, std::int64_t end) {
   const int in = p.shape.in;
+  const T* const all_s = static_cast<const T*>(p.workspace);
   for (std::int64_t row = begin; row < end; ++row) {
     const T* x = p.x + row * in;
     T* dx = p.dx + row * in;
-    const T s = p.s[row];
+    const T s = all_s[row];
+    if (p.shape.gated()) {
+      const T* z = p.z + row * p.shape.z_stride;
+      T* dz = p.dz + row * p.shape.z_stride;
 #pragma omp simd
-    for (int c = 0; c < in; ++c) dx[c] -= s * x[c];
+      for (int c = 0; c < in; ++c) {
+        const T gate = sigmoid(z[c]), silu = z[c] * gate, d_o = dx[c] - s * x[c] * silu;
+        dx[c] = d_o * silu;
+        dz[c] = d_o * x[c] * gate * (1 + z[c] * (1 - gate));
+      }
+    } else {
+#pragma omp simd
+      for (int c = 0; c < in; ++c) dx[c] -= s * x[c];
+    }
   }
 }
 
@@ -95,10 +140,13 @@ FM_SIMD void work_simd(const RmsNormFold<float>& p, std::int64_t begin, std::int
 FM_SIMD void work_simd(const RmsNormLinearForward<float>& p, std::int64_t begin, std::int64_t end) {
   work(p, begin, end);
 }
-FM_SIMD void work_simd(const RmsNormScaleBackward<float>& p, std::int64_t begin, std::int64_t end) {
+FM_SIMD void work_simd(const ScaleBackward<float>& p, std::int64_t begin, std::int64_t end) {
   work(p, begin, end);
 }
-FM_SIMD void work_simd(const RmsNormLinearBackwardInput<float>& p, std::int64_t begin,
+FM_SIMD void work_simd(const Gate<float>& p, std::int64_t begin, std::int64_t end) {
+  work(p, begin, end);
+}
+FM_SIMD void work_simd(const RmsNormLinearBackward<float>& p, std::int64_t begin,
                        std::int64_t end) {
   work(p, begin, end);
 }
@@ -108,6 +156,11 @@ FM_SIMD void work_simd(const RmsNormFoldBackward<float>& p, std::int64_t begin, 
 
 LinearShape product_of(const RmsNormLinearShape& s) {
   return {.rows = s.rows, .in = s.in, .out = s.out};
+}
+
+template <class T>
+std::size_t s_bytes(const RmsNormLinearShape& s) {
+  return (sizeof(T) * static_cast<std::size_t>(s.rows) + 63) / 64 * 64;
 }
 
 template <class Params>
@@ -123,6 +176,9 @@ void rmsnorm_linear_check(const RmsNormLinearShape& s) {
   FM_CHECK(s.rows > 0 && s.in > 0 && s.out > 0,
            "[rmsnorm_linear] rows, in and out must be positive, got ", s.rows, ", ", s.in, ", ",
            s.out);
+  FM_CHECK(!s.gated() || s.z_stride >= s.in,
+           "[rmsnorm_linear] rows of the gate must be at least in elements apart, got ", s.z_stride,
+           " for ", s.in);
   FM_CHECK(s.eps > 0, "[rmsnorm_linear] eps must be positive, got ", s.eps);
 }
 
@@ -131,22 +187,45 @@ void rmsnorm_fold(CpuQueue& queue, const RmsNormFold<T>& p) {
   run(queue, p, p.shape.out, kRowGrain);
 }
 template <class T>
-void rmsnorm_linear_forward(CpuQueue& queue, const RmsNormLinearForward<T>& p) {
+std::size_t rmsnorm_linear_forward_workspace(const CpuQueue&, const RmsNormLinearShape& s) {
+  return s.gated() ? sizeof(T) * static_cast<std::size_t>(s.rows) * s.in : 0;
+}
+template <class T>
+void rmsnorm_linear_forward(CpuQueue& queue, const RmsNormLinearForward<T>& given) {
+  RmsNormLinearForward<T> p = given;
   rmsnorm_linear_check(p.shape);
+  if (p.shape.gated()) {
+    T* const o = static_cast<T*>(p.workspace);
+    run(queue, Gate<T>{p.shape, p.x, p.z, o}, p.shape.rows, kRowGrain);
+    p.x = o;
+  }
   linear_forward(queue,
                  LinearForward<T, T>{
                      .shape = product_of(p.shape), .x = p.x, .w = p.v, .bias = nullptr, .y = p.y});
   run(queue, p, p.shape.rows, kRowGrain);
 }
+// s, then what the product needs.
 template <class T>
-void rmsnorm_scale_backward(CpuQueue& queue, const RmsNormScaleBackward<T>& p) {
-  run(queue, p, p.shape.rows, kRowGrain);
+std::size_t rmsnorm_linear_backward_workspace(const CpuQueue&, const RmsNormLinearShape& s) {
+  return s_bytes<T>(s) + linear_backward_weight_workspace(product_of(s));
 }
+// dx has room for o until it is wanted.
 template <class T>
-void rmsnorm_linear_backward_input(CpuQueue& queue, const RmsNormLinearBackwardInput<T>& p) {
+void rmsnorm_linear_backward(CpuQueue& queue, const RmsNormLinearBackward<T>& p) {
   rmsnorm_linear_check(p.shape);
-  linear_backward_input(
-      queue, LinearBackwardInput<T>{.shape = product_of(p.shape), .dy = p.g, .w = p.v, .dx = p.dx});
+  T* const s = static_cast<T*>(p.workspace);
+  run(queue, ScaleBackward<T>{p.shape, p.dy, p.y, p.r, s}, p.shape.rows, kRowGrain);
+  if (p.shape.gated()) run(queue, Gate<T>{p.shape, p.x, p.z, p.dx}, p.shape.rows, kRowGrain);
+  linear_backward_weight(
+      queue,
+      LinearBackwardWeight<T>{.shape = product_of(p.shape),
+                              .dy = p.dy,
+                              .x = p.shape.gated() ? p.dx : p.x,
+                              .dw = p.dv,
+                              .dbias = nullptr,
+                              .workspace = static_cast<char*>(p.workspace) + s_bytes<T>(p.shape)});
+  linear_backward_input(queue, LinearBackwardInput<T>{
+                                   .shape = product_of(p.shape), .dy = p.dy, .w = p.v, .dx = p.dx});
   run(queue, p, p.shape.rows, kRowGrain);
 }
 template <class T>
@@ -156,12 +235,18 @@ void rmsnorm_fold_backward(CpuQueue& queue, const RmsNormFoldBackward<T>& p) {
 
 template void rmsnorm_fold(CpuQueue&, const RmsNormFold<float>&);
 template void rmsnorm_fold(CpuQueue&, const RmsNormFold<double>&);
+template std::size_t rmsnorm_linear_forward_workspace<float>(const CpuQueue&,
+                                                             const RmsNormLinearShape&);
 template void rmsnorm_linear_forward(CpuQueue&, const RmsNormLinearForward<float>&);
+template std::size_t rmsnorm_linear_forward_workspace<double>(const CpuQueue&,
+                                                              const RmsNormLinearShape&);
 template void rmsnorm_linear_forward(CpuQueue&, const RmsNormLinearForward<double>&);
-template void rmsnorm_scale_backward(CpuQueue&, const RmsNormScaleBackward<float>&);
-template void rmsnorm_scale_backward(CpuQueue&, const RmsNormScaleBackward<double>&);
-template void rmsnorm_linear_backward_input(CpuQueue&, const RmsNormLinearBackwardInput<float>&);
-template void rmsnorm_linear_backward_input(CpuQueue&, const RmsNormLinearBackwardInput<double>&);
+template std::size_t rmsnorm_linear_backward_workspace<float>(const CpuQueue&,
+                                                              const RmsNormLinearShape&);
+template void rmsnorm_linear_backward(CpuQueue&, const RmsNormLinearBackward<float>&);
+template std::size_t rmsnorm_linear_backward_workspace<double>(const CpuQueue&,
+                                                               const RmsNormLinearShape&);
+template void rmsnorm_linear_backward(CpuQueue&, const RmsNormLinearBackward<double>&);
 template void rmsnorm_fold_backward(CpuQueue&, const RmsNormFoldBackward<float>&);
 template void rmsnorm_fold_backward(CpuQueue&, const RmsNormFoldBackward<double>&);
 

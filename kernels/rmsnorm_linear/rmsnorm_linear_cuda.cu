@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "kernels/base/approx.cuh"
 #include "kernels/base/check.h"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/reduce.cuh"
@@ -21,6 +22,13 @@ constexpr int kFoldRows = 32;            // rows of W that a block of the fold's
 
 template <class T>
 constexpr int kWide = 16 / sizeof(T);
+
+// The backward pass of separate products.
+template <class T>
+struct Apart {
+  RmsNormLinearBackward<T> p;
+  float* s;
+};
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) fold_kernel(Deferred<RmsNormFold<T>> deferred) {
@@ -64,10 +72,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// g = r dy in dy's place, and s.
 template <int N, class T>
-__global__ void __launch_bounds__(kThreads)
-    scale_backward_kernel(Deferred<RmsNormScaleBackward<T>> deferred) {
-  const RmsNormScaleBackward<T>& p = deferred.wait();
+__global__ void __launch_bounds__(kThreads) scale_backward_kernel(Deferred<Apart<T>> deferred) {
+  const Apart<T>& args = deferred.wait();
+  const RmsNormLinearBackward<T>& p = args.p;
   constexpr int lanes = kScaleBackwardLanes, teams = kThreads / lanes;
   const int lane = threadIdx.x % lanes;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * teams + threadIdx.x / lanes;
@@ -85,26 +94,73 @@ __global__ void __launch_bounds__(kThreads)
       dot = fmaf(dy[i], y[i], dot);
       dy[i] *= r;
     }
-    store_narrow(p.g + at + j, dy);
+    store_narrow(p.dy + at + j, dy);
   }
   dot = warp_sum(dot, lanes);
-  if (exists && lane == 0) p.s[row] = r * r * dot / static_cast<float>(p.shape.in);
+  if (exists && lane == 0) args.s[row] = r * r * dot / static_cast<float>(p.shape.in);
 }
 
-// dx holds g V and becomes g V - s x.
+// N elements of a row of a gate and of x, and what they make.
+template <int N, class T>
+struct Gated {
+  float x[N], silu[N], slope[N];  // slope: silu'
+
+  __device__ __forceinline__ Gated(const T* from, const T* z_from) {
+    float z[N];
+    load_wide(x, from);
+    load_wide(z, z_from);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float gate = sigmoid_approx(z[i]);
+      silu[i] = z[i] * gate;
+      slope[i] = fmaf(silu[i], 1.0f - gate, gate);
+    }
+  }
+};
+
+// o = x silu(z), dense.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads)
-    subtract_kernel(Deferred<RmsNormLinearBackwardInput<T>> deferred) {
-  const RmsNormLinearBackwardInput<T>& p = deferred.wait();
+    gate_kernel(RmsNormLinearShape s, const T* x, const T* z, T* o) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const std::int64_t row = index / (p.shape.in / N);
-  if (row >= p.shape.rows) return;
-  const float s = p.s[row];
-  float x[N], dx[N];
-  load_wide(x, p.x + index * N);
-  load_wide(dx, p.dx + index * N);
+  const int pieces = s.in / N;
+  const std::int64_t row = index / pieces;
+  if (row >= s.rows) return;
+  Gated<N, T> own(x + index * N, z + row * s.z_stride + (index - row * pieces) * N);
 #pragma unroll
-  for (int i = 0; i < N; ++i) dx[i] = fmaf(-s, x[i], dx[i]);
+  for (int i = 0; i < N; ++i) own.x[i] *= own.silu[i];
+  store_narrow(o + index * N, own.x);
+}
+
+// dx holds g V and becomes g V - s x, or what the gate makes of it.
+template <int N, class T>
+__global__ void __launch_bounds__(kThreads) finish_kernel(Deferred<Apart<T>> deferred) {
+  const Apart<T>& args = deferred.wait();
+  const RmsNormLinearBackward<T>& p = args.p;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int pieces = p.shape.in / N;
+  const std::int64_t row = index / pieces;
+  if (row >= p.shape.rows) return;
+  const float s = args.s[row];
+  float dx[N];
+  load_wide(dx, p.dx + index * N);
+  if (p.z) {
+    const std::int64_t at = row * p.shape.z_stride + (index - row * pieces) * N;
+    const Gated<N, T> own(p.x + index * N, p.z + at);
+    float dz[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      const float d_o = fmaf(-s, own.x[i] * own.silu[i], dx[i]);
+      dx[i] = d_o * own.silu[i];
+      dz[i] = d_o * own.x[i] * own.slope[i];
+    }
+    store_narrow(p.dz + at, dz);
+  } else {
+    float x[N];
+    load_wide(x, p.x + index * N);
+#pragma unroll
+    for (int i = 0; i < N; ++i) dx[i] = fmaf(-s, x[i], dx[i]);
+  }
   store_narrow(p.dx + index * N, dx);
 }
 
@@ -145,12 +201,31 @@ LinearShape product_of(const RmsNormLinearShape& s) {
 }
 
 template <class T>
-bool vectors_fit(std::initializer_list<int> widths, std::initializer_list<const T*> arrays) {
+bool vectors_fit(std::initializer_list<std::int64_t> widths,
+                 std::initializer_list<const T*> arrays) {
   return std::all_of(widths.begin(), widths.end(),
-                     [](int width) { return width % kWide<T> == 0; }) &&
+                     [](std::int64_t width) { return width % kWide<T> == 0; }) &&
          std::all_of(arrays.begin(), arrays.end(), [](const T* array) {
            return reinterpret_cast<std::uintptr_t>(array) % 16 == 0;
          });
+}
+
+// Room for s, to where the next part is aligned.
+std::size_t s_bytes(const RmsNormLinearShape& s) {
+  return (sizeof(float) * static_cast<std::size_t>(s.rows) + 255) / 256 * 256;
+}
+
+// A thread for each of the elements of x, or for as many as it takes at a time.
+template <class T>
+dim3 grid_of_elements(const RmsNormLinearShape& s, bool wide) {
+  return grid_of(s.rows * (s.in / (wide ? kWide<T> : 1)), kThreads);
+}
+
+template <class T>
+void gate(CudaQueue& queue, const RmsNormLinearShape& s, const T* x, const T* z, T* o) {
+  const bool wide = vectors_fit<T>({s.in, s.z_stride}, {x, z, o});
+  launch(queue, "rmsnorm_linear_gate", wide ? gate_kernel<kWide<T>, T> : gate_kernel<1, T>,
+         grid_of_elements<T>(s, wide), kThreads, 0, s, x, z, o);
 }
 
 }  // namespace
@@ -163,10 +238,23 @@ void rmsnorm_fold(CudaQueue& queue, const RmsNormFold<T>& p) {
 }
 
 template <class T>
-void rmsnorm_linear_forward(CudaQueue& queue, const RmsNormLinearForward<T>& p) {
+std::size_t rmsnorm_linear_forward_workspace(const CudaQueue& queue, const RmsNormLinearShape& s) {
+  if (!s.gated() || rmsnorm_linear_forward_fits<T>(queue, s)) return 0;
+  return sizeof(T) * static_cast<std::size_t>(s.rows) * s.in;
+}
+
+template <class T>
+void rmsnorm_linear_forward(CudaQueue& queue, const RmsNormLinearForward<T>& given) {
+  RmsNormLinearForward<T> p = given;
   rmsnorm_linear_check(p.shape);
   if constexpr (sizeof(T) == 2)
     if (rmsnorm_linear_forward_few_rows(queue, p) || rmsnorm_linear_forward_fused(queue, p)) return;
+  if (p.shape.gated()) {
+    FM_CHECK(!rmsnorm_linear_forward_fits<T>(queue, p.shape),
+             "[rmsnorm_linear] with a gate, arrays must be aligned to 16 bytes");
+    gate(queue, p.shape, p.x, p.z, static_cast<T*>(p.workspace));
+    p.x = static_cast<const T*>(p.workspace);
+  }
   linear_forward(queue,
                  LinearForward<T, T>{
                      .shape = product_of(p.shape), .x = p.x, .w = p.v, .bias = nullptr, .y = p.y});
@@ -176,26 +264,41 @@ void rmsnorm_linear_forward(CudaQueue& queue, const RmsNormLinearForward<T>& p) 
 }
 
 template <class T>
-void rmsnorm_scale_backward(CudaQueue& queue, const RmsNormScaleBackward<T>& p) {
-  rmsnorm_linear_check(p.shape);
-  const bool wide = vectors_fit<T>({p.shape.out}, {p.dy, p.y, p.g});
-  launch(queue, "rmsnorm_scale_backward",
-         wide ? scale_backward_kernel<kWide<T>, T> : scale_backward_kernel<1, T>,
-         grid_of(p.shape.rows, kThreads / kScaleBackwardLanes), kThreads, 0, p);
+std::size_t rmsnorm_linear_backward_workspace(const CudaQueue& queue, const RmsNormLinearShape& s) {
+  if constexpr (sizeof(T) == 2)
+    if (const std::size_t bytes = rmsnorm_linear_backward_fused_workspace<T>(queue, s))
+      return bytes;
+  return s_bytes(s) + linear_backward_weight_workspace(product_of(s));
 }
 
+// Apart, dy becomes r dy, and dx has room for o until it is wanted.
 template <class T>
-void rmsnorm_linear_backward_input(CudaQueue& queue, const RmsNormLinearBackwardInput<T>& p) {
+void rmsnorm_linear_backward(CudaQueue& queue, const RmsNormLinearBackward<T>& p) {
   rmsnorm_linear_check(p.shape);
-  if constexpr (sizeof(T) == 2)
-    if (rmsnorm_linear_backward_input_fused(queue, p)) return;
-  linear_backward_input(
-      queue, LinearBackwardInput<T>{.shape = product_of(p.shape), .dy = p.g, .w = p.v, .dx = p.dx});
-  const bool wide = vectors_fit<T>({p.shape.in}, {p.x, p.dx});
-  const std::int64_t elements = p.shape.rows * p.shape.in;
-  launch(queue, "rmsnorm_linear_subtract",
-         wide ? subtract_kernel<kWide<T>, T> : subtract_kernel<1, T>,
-         grid_of(wide ? elements / kWide<T> : elements, kThreads), kThreads, 0, p);
+  if constexpr (sizeof(T) == 2) {
+    if (rmsnorm_linear_backward_fused(queue, p)) return;
+    FM_CHECK(!rmsnorm_linear_backward_fused_workspace<T>(queue, p.shape),
+             "[rmsnorm_linear] arrays of the backward pass must be aligned to 16 bytes");
+  }
+  const Apart<T> apart = {p, static_cast<float*>(p.workspace)};
+  const bool wide_out = vectors_fit<T>({p.shape.out}, {p.dy, p.y});
+  launch(queue, "rmsnorm_scale_backward",
+         wide_out ? scale_backward_kernel<kWide<T>, T> : scale_backward_kernel<1, T>,
+         grid_of(p.shape.rows, kThreads / kScaleBackwardLanes), kThreads, 0, apart);
+  if (p.shape.gated()) gate(queue, p.shape, p.x, p.z, p.dx);
+  linear_backward_weight(
+      queue,
+      LinearBackwardWeight<T>{.shape = product_of(p.shape),
+                              .dy = p.dy,
+                              .x = p.shape.gated() ? p.dx : p.x,
+                              .dw = p.dv,
+                              .dbias = nullptr,
+                              .workspace = static_cast<char*>(p.workspace) + s_bytes(p.shape)});
+  linear_backward_input(queue, LinearBackwardInput<T>{
+                                   .shape = product_of(p.shape), .dy = p.dy, .w = p.v, .dx = p.dx});
+  const bool wide = vectors_fit<T>({p.shape.in, p.shape.z_stride}, {p.x, p.z, p.dx, p.dz});
+  launch(queue, "rmsnorm_linear_finish", wide ? finish_kernel<kWide<T>, T> : finish_kernel<1, T>,
+         grid_of_elements<T>(p.shape, wide), kThreads, 0, apart);
 }
 
 template <class T>
@@ -208,15 +311,24 @@ void rmsnorm_fold_backward(CudaQueue& queue, const RmsNormFoldBackward<T>& p) {
 template void rmsnorm_fold(CudaQueue&, const RmsNormFold<float>&);
 template void rmsnorm_fold(CudaQueue&, const RmsNormFold<f16>&);
 template void rmsnorm_fold(CudaQueue&, const RmsNormFold<bf16>&);
+template std::size_t rmsnorm_linear_forward_workspace<float>(const CudaQueue&,
+                                                             const RmsNormLinearShape&);
 template void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<float>&);
+template std::size_t rmsnorm_linear_forward_workspace<f16>(const CudaQueue&,
+                                                           const RmsNormLinearShape&);
 template void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<f16>&);
+template std::size_t rmsnorm_linear_forward_workspace<bf16>(const CudaQueue&,
+                                                            const RmsNormLinearShape&);
 template void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<bf16>&);
-template void rmsnorm_scale_backward(CudaQueue&, const RmsNormScaleBackward<float>&);
-template void rmsnorm_scale_backward(CudaQueue&, const RmsNormScaleBackward<f16>&);
-template void rmsnorm_scale_backward(CudaQueue&, const RmsNormScaleBackward<bf16>&);
-template void rmsnorm_linear_backward_input(CudaQueue&, const RmsNormLinearBackwardInput<float>&);
-template void rmsnorm_linear_backward_input(CudaQueue&, const RmsNormLinearBackwardInput<f16>&);
-template void rmsnorm_linear_backward_input(CudaQueue&, const RmsNormLinearBackwardInput<bf16>&);
+template std::size_t rmsnorm_linear_backward_workspace<float>(const CudaQueue&,
+                                                              const RmsNormLinearShape&);
+template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<float>&);
+template std::size_t rmsnorm_linear_backward_workspace<f16>(const CudaQueue&,
+                                                            const RmsNormLinearShape&);
+template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<f16>&);
+template std::size_t rmsnorm_linear_backward_workspace<bf16>(const CudaQueue&,
+                                                             const RmsNormLinearShape&);
+template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<bf16>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<float>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<f16>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<bf16>&);

@@ -124,7 +124,7 @@ bool run_few_rows(CudaQueue& queue, const P& p, std::initializer_list<const void
 
 template <class T>
 bool rmsnorm_linear_forward_few_rows(CudaQueue& queue, const RmsNormLinearForward<T>& p) {
-  return run_few_rows<T>(queue, p, {p.x, p.v, p.y});
+  return !p.shape.gated() && run_few_rows<T>(queue, p, {p.x, p.v, p.y});
 }
 
 template <class T>

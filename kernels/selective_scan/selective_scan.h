@@ -6,6 +6,7 @@
 //   B_t[n] y_t = sum_n C_t[n] h_t[n] + D u_t           o_t = y_t silu(z_t)             A =
 //   -exp(A_log), h_{-1} = 0
 // Source: Gu and Dao 2023, "Mamba", algorithm 2 (B discretised as delta B); softplus is x above 20.
+// Without a gate (z null) o is y and do is dy: for where the gate is its reader's part.
 // All arrays are token-major; results are in token order whatever the direction. The state, delta
 // and every sum are in acc_t<T>; the state is never written out as [B, L, D, N], only every
 // `states_every` steps for the backward pass. Two paths, the same results up to rounding: recurrent
@@ -35,7 +36,7 @@ template <class T>
 struct ScanInputs {
   const T* u;   // [B, L, channels]
   const T* dt;  // [B, L, channels], before bias and softplus; or null, see below
-  const T* z;   // [B, L, channels], the gate
+  const T* z;   // [B, L, channels], the gate; null: none
   const T* b;   // [B, L, directions, n]
   const T* c;   // [B, L, directions, n]
   std::int64_t u_stride, dt_stride, z_stride;
@@ -56,7 +57,7 @@ struct ScanForward {
   ScanShape shape;
   ScanInputs<T> in;
   T* o;  // [B, L, channels], dense
-  T* y;  // [B, L, channels], dense, before the gate; null when no backward follows
+  T* y;  // [B, L, channels], dense, before the gate; null when no backward follows, or no gate
   void*
       states;  // scan_states_bytes<T>(shape): states at block starts; null when no backward follows
   void* workspace;  // scan_forward_workspace<T>(queue, shape) bytes
@@ -66,7 +67,7 @@ template <class T>
 struct ScanBackward {
   ScanShape shape;
   ScanInputs<T> in;
-  const T* y;
+  const T* y;  // unused without a gate, as dz
   const void* states;
   const T* d_o;        // [B, L, channels], dense
   T* du;               // [B, L, channels], dense; all outputs are overwritten; may be d_o
@@ -80,16 +81,8 @@ struct ScanBackward {
   void* workspace;     // scan_backward_workspace<T>(queue, shape) bytes
 };
 
-// o = y silu(z) alone: o where it was not kept, from y as it was stored.
-template <class T>
-struct ScanGate {
-  std::int64_t rows;
-  int channels;
-  const T* y;  // [rows, channels]
-  const T* z;  // rows z_stride elements apart
-  std::int64_t z_stride;
-  T* o;  // [rows, channels]
-};
+// Throws Fault::usage where y is given and there is no gate; forward calls it.
+void scan_check_gate(bool gate, bool y);
 
 // The chunks a shape with chunks == 0 runs with on this queue: 1 is the recurrent path.
 int scan_chunks(const CpuQueue&, const ScanShape&);
@@ -120,10 +113,6 @@ template <class T>
 void scan_forward(CpuQueue&, const ScanForward<T>&);
 template <class T>
 void scan_forward(CudaQueue&, const ScanForward<T>&);
-template <class T>
-void scan_gate(CpuQueue&, const ScanGate<T>&);
-template <class T>
-void scan_gate(CudaQueue&, const ScanGate<T>&);
 template <class T>
 void scan_backward(CpuQueue&, const ScanBackward<T>&);
 template <class T>

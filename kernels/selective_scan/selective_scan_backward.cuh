@@ -175,22 +175,24 @@ __device__ __forceinline__ void fetch_inputs(const Place<T, kStates>& place, int
   for (int group = 0; group < BackwardTile<kStates>::groups; ++group) {
     const PairPlace at = pair_place(place, block, base + 8 * group + place.lane % 4 * 2);
     const T* from[5] = {in.u + offset_of(at, args.u_stride), in.dt + offset_of(at, args.dt_stride),
+                        args.p.d_o + offset_of(at, args.p.shape.channels),
                         in.z + offset_of(at, args.z_stride),
-                        args.p.y + offset_of(at, args.p.shape.channels),
-                        args.p.d_o + offset_of(at, args.p.shape.channels)};
-    Pair<T>* pairs[5] = {&to.u[group], &to.dt[group], &to.z[group], &to.y[group], &to.d_o[group]};
+                        args.p.y + offset_of(at, args.p.shape.channels)};
+    Pair<T>* pairs[5] = {&to.u[group], &to.dt[group], &to.d_o[group], &to.z[group], &to.y[group]};
+    const int arrays = in.z ? 5 : 3;
     if (args.pairs) {
 #pragma unroll
       for (int i = 0; i < 5; ++i) {
         pairs[i]->word = {};
-        if (at.real > 0) pairs[i]->word = *reinterpret_cast<const typename Pair<T>::Word*>(from[i]);
+        if (i < arrays && at.real > 0)
+          pairs[i]->word = *reinterpret_cast<const typename Pair<T>::Word*>(from[i]);
       }
     } else {
 #pragma unroll
       for (int i = 0; i < 5; ++i) {
         Vec<T, 2> v{};
-        if (at.real > 0) v.at[0] = from[i][0];
-        if (at.real > 1) v.at[1] = from[i][1];
+        if (i < arrays && at.real > 0) v.at[0] = from[i][0];
+        if (i < arrays && at.real > 1) v.at[1] = from[i][1];
         pairs[i]->word = *reinterpret_cast<typename Pair<T>::Word*>(&v);
       }
     }
@@ -259,8 +261,8 @@ __device__ __forceinline__ float2 softplus_and_slope(float x) {
   }
 }
 
-// Inputs to what the walk and finish_tile multiply with; stores dz. Steps and channels beyond the
-// shape become zero: they change neither q nor any sum.
+// Inputs to what the walk and finish_tile multiply with; stores dz, if there is a gate. Steps and
+// channels beyond the shape become zero: they change neither q nor any sum.
 template <class T, int kStates>
 __device__ __forceinline__ void prepare_tile(const Place<T, kStates>& place, int block, int base,
                                              const TileInputs<T, kStates>& in) {
@@ -275,17 +277,23 @@ __device__ __forceinline__ void prepare_tile(const Place<T, kStates>& place, int
     const PairPlace at = pair_place(place, block, local);
     const float2 us = in.u[group].values(), dts = in.dt[group].values(), zs = in.z[group].values(),
                  ys = in.y[group].values(), gs = in.d_o[group].values();
-    float delta[2], slope[2], dy[2], dz[2], high[2], low[2];
+    float delta[2], slope[2], dy[2] = {gs.x, gs.y}, high[2], low[2];
+    if (args.p.in.z) {
+      float dz[2];
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const float z = c ? zs.y : zs.x, gate = sigmoid_approx(z);
+        dz[c] = dy[c] * (c ? ys.y : ys.x) * gate * (1.0f + z * (1.0f - gate));
+        dy[c] *= z * gate;
+      }
+      store_pair(args.p.dz + offset_of(at, args.z_stride), dz[0], dz[1], at.real, args.pairs);
+    }
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      const float z = c ? zs.y : zs.x, d_o = c ? gs.y : gs.x;
-      const float gate = sigmoid_approx(z);
       const float2 both = softplus_and_slope<T>((c ? dts.y : dts.x) + bias[local + c]);
       delta[c] = c < at.real ? both.x : 0.0f;
       slope[c] = c < at.real ? both.y : 0.0f;
       const float delta_u = delta[c] * (c ? us.y : us.x);
-      dy[c] = d_o * z * gate;
-      dz[c] = d_o * (c ? ys.y : ys.x) * gate * (1.0f + z * (1.0f - gate));
       high[c] = tf32_cut(delta_u);
       low[c] = delta_u - high[c];
     }
@@ -297,7 +305,6 @@ __device__ __forceinline__ void prepare_tile(const Place<T, kStates>& place, int
     if constexpr (std::is_same_v<T, float>) *part(2) = {high[0], high[1]};
     to.terms[g][group][l] = {delta[0], delta[1], dy[0], dy[1]};
     to.finish[g][group][l] = {us.x, us.y, slope[0], slope[1]};
-    store_pair(args.p.dz + offset_of(at, args.z_stride), dz[0], dz[1], at.real, args.pairs);
   }
 }
 

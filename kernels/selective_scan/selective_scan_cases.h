@@ -33,23 +33,25 @@ inline constexpr Tolerance kScanTolerance = {2e-5, 4e-4, 3.2e-3};
 inline constexpr Tolerance kScanGradientTolerance = {2e-5, 1e-3, 8e-3};
 
 // An element is a (token, channel, state). Forward: delta A, a h + (delta u) B, the sum with C, and
-// one exp; a channel of a token adds the softplus and the gate (an exp each, a logarithm, a
-// reciprocal). Saved states and y are left out: the least a computation must do.
-inline Work scan_forward_work(const ScanShape& s, DType t) {
+// one exp; a channel of a token adds the softplus (an exp and a logarithm) and the gate (an exp and
+// a reciprocal), if there is one. Saved states are left out: the least a computation must do.
+inline Work scan_forward_work(const ScanShape& s, DType t, bool gated) {
   const double tokens = static_cast<double>(s.batch) * s.length;
   const double lines = tokens * s.channels, elements = lines * s.state;
   const double rows = tokens * 2 * s.directions * s.state;  // b and c
-  return {(4 * lines + rows) * static_cast<double>(size_of(t)), 6 * elements + 10 * lines,
-          elements + 4 * lines};
+  const int gate = gated ? 1 : 0;
+  return {((3 + gate) * lines + rows) * static_cast<double>(size_of(t)),
+          6 * elements + (7 + 3 * gate) * lines, elements + (2 + 2 * gate) * lines};
 }
 
-// Backward: delta A and the state again (4), then g, dC, dB, s1, q, p, s2 and dA (14), one exp.
+// Backward, without a gate: delta A and the state again (4), then g, dC, dB, s1, q, p, s2 and dA
+// (14), one exp.
 inline Work scan_backward_work(const ScanShape& s, DType t) {
   const double tokens = static_cast<double>(s.batch) * s.length;
   const double lines = tokens * s.channels, elements = lines * s.state;
   const double rows = tokens * 4 * s.directions * s.state;  // b, c, db and dc
-  return {(8 * lines + rows) * static_cast<double>(size_of(t)), 18 * elements + 25 * lines,
-          elements + 5 * lines};
+  return {(5 * lines + rows) * static_cast<double>(size_of(t)), 18 * elements + 15 * lines,
+          elements + 3 * lines};
 }
 
 }  // namespace fm

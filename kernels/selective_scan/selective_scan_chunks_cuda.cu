@@ -19,12 +19,12 @@ struct LocalArgs {
   int chunks;
   Carries carries;
   const float *a_log, *dt_bias;
-  Lines<T> rows[3] = {}, matrix = {};  // dt and u, and B; backward: dt, z and d_o, and C
-  int bc_direction = 0;
+  Lines<T> rows[3] = {}, matrix = {};  // dt and u, and B; backward: dt, d_o and z, and C
+  int row_count = 2, bc_direction = 0;
   bool wide_channels = false, wide_states = false;
 };
 
-enum LocalRow { kDt, kInput, kOther };
+enum LocalRow { kDt, kInput, kGate };
 
 template <bool kBackward, class T, int kStates>
 struct alignas(16) LocalShared {
@@ -42,7 +42,7 @@ struct alignas(16) LocalShared {
 // are long chains.
 template <bool kBackward, class T, int kStates>
 __device__ __forceinline__ void widen_rows(typename LocalShared<kBackward, T, kStates>::Warp& mine,
-                                           int buffer) {
+                                           int buffer, bool gated) {
   using Cut = Tile<kStates>;
   const Pieces<kStates> own;
   const auto& raw = mine.rows.raw[buffer];
@@ -54,13 +54,17 @@ __device__ __forceinline__ void widen_rows(typename LocalShared<kBackward, T, kS
     float dt[Cut::piece], input[Cut::piece], delta[Cut::piece], term[Cut::piece];
     load_wide(dt, &raw[kDt][t][own.channel]);
     load_wide(input, &raw[kInput][t][own.channel]);
-    [[maybe_unused]] float d_o[Cut::piece];
-    if constexpr (kBackward) load_wide(d_o, &raw[kOther][t][own.channel]);
 #pragma unroll
     for (int k = 0; k < Cut::piece; ++k) {
       delta[k] = softplus(dt[k] + bias[k]);
-      if constexpr (kBackward) term[k] = d_o[k] * input[k] * sigmoid_approx(input[k]);
-      else term[k] = delta[k] * input[k];
+      term[k] = kBackward ? input[k] : delta[k] * input[k];
+    }
+    if constexpr (kBackward) {
+      float z[Cut::piece];
+      load_wide(z, &raw[kGate][t][own.channel]);
+#pragma unroll
+      for (int k = 0; k < Cut::piece; ++k)
+        term[k] = gated ? term[k] * z[k] * sigmoid_approx(z[k]) : term[k];
     }
 #pragma unroll
     for (int k = 0; k < Cut::piece; k += 2)
@@ -91,7 +95,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     const int bc_column = part.direction * args.bc_direction;
     shared.matrix.copy(count, s.state, args.wide_states,
                        [&](int t, int) { return args.matrix.at(row + way * t, bc_column); });
-    mine.rows.copy(buffer, count, own.count, args.wide_channels,
+    mine.rows.copy(buffer, 0, args.row_count, count, own.count, args.wide_channels,
                    [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
   };
   const int groups = ceil_div(end_step - first_step, Cut::steps);
@@ -112,7 +116,7 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     copies_arrived();
     __syncwarp();
     shared.matrix.convert(buffer, count, s.state);
-    widen_rows<kBackward, T, kStates>(mine, buffer);
+    widen_rows<kBackward, T, kStates>(mine, buffer, args.row_count > kGate);
     __syncthreads();  // the matrix of this group; and all warps have left the other buffer
     if (group + 1 < groups) fetch(buffer ^ 1, step_of(group + 1));
 
@@ -229,8 +233,11 @@ void carry_chunks(CudaQueue& queue, const ScanShape& s, const ScanInputs<T>& in,
   using Line = Lines<T>;
   LocalArgs<T> args{s, chunks, carries, in.a_log, in.dt_bias};
   args.rows[kDt] = Line::of(in.dt, in.dt_stride);
-  args.rows[kInput] = d_o ? Line::of(in.z, in.z_stride) : Line::of(in.u, in.u_stride);
-  args.rows[kOther] = Line::of(d_o, s.channels);
+  args.rows[kInput] = d_o ? Line::of(d_o, s.channels) : Line::of(in.u, in.u_stride);
+  if (d_o && in.z) {
+    args.rows[kGate] = Line::of(in.z, in.z_stride);
+    args.row_count = kGate + 1;
+  }
   args.matrix = Line::of(d_o ? in.c : in.b, in.bc_stride);
   args.bc_direction = static_cast<int>(in.bc_direction);
   args.wide_channels =

@@ -12,16 +12,19 @@ namespace fm {
 namespace scan_cpu {
 namespace {
 
-constexpr double kThreshold = 20;       // softplus(x) is x above
-constexpr std::int64_t kGateRows = 16;  // at a time
+constexpr double kThreshold = 20;  // softplus(x) is x above
 
 template <class T>
 T softplus(T x) {
   return x > kThreshold ? x : std::max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));
 }
 template <class T>
+T sigmoid(T x) {
+  return 1 / (1 + std::exp(-x));
+}
+template <class T>
 T softplus_slope(T x) {
-  return x > kThreshold ? T(1) : 1 / (1 + std::exp(-x));
+  return x > kThreshold ? T(1) : sigmoid(x);
 }
 
 // One channel of one image: what its recurrence reads.
@@ -45,6 +48,7 @@ struct Channel {
   std::int64_t row(int t) const { return row_of(shape, image, direction, t); }
   T u(int t) const { return in.u[row(t) * in.u_stride + channel]; }
   T z(int t) const { return in.z[row(t) * in.z_stride + channel]; }
+  T gate(int t) const { return in.z ? z(t) * sigmoid(z(t)) : T(1); }
   T x(int t) const { return in.dt[row(t) * in.dt_stride + channel] + in.dt_bias[channel]; }
   T delta(int t) const { return softplus(x(t)); }
   std::int64_t bc(int t) const { return row(t) * in.bc_stride + direction * in.bc_direction; }
@@ -100,8 +104,7 @@ void forward_channel(const ScanForward<T>& p, int chunks, int image, int channel
       T y = D * ch.u(t);
       for (int n = 0; n < s.state; ++n) y += C[n] * h[n];
       const std::int64_t at = ch.row(t) * s.channels + channel;
-      const T z = ch.z(t);
-      p.o[at] = y * z / (1 + std::exp(-z));
+      p.o[at] = y * ch.gate(t);
       if (p.y) p.y[at] = y;
     }
     std::copy_n(next, s.state, h);
@@ -112,8 +115,8 @@ void forward_channel(const ScanForward<T>& p, int chunks, int image, int channel
 template <class T>
 void reverse_only(const ScanBackward<T>& p, const Channel<T>& ch, Steps steps, T* q) {
   for (int t = steps.end - 1; t >= steps.begin; --t) {
-    const T z = ch.z(t), sg = 1 / (1 + std::exp(-z)), delta = ch.delta(t);
-    const T dy = p.d_o[ch.row(t) * p.shape.channels + ch.channel] * z * sg;
+    const T delta = ch.delta(t);
+    const T dy = p.d_o[ch.row(t) * p.shape.channels + ch.channel] * ch.gate(t);
     const T* C = ch.C(t);
     for (int n = 0; n < p.shape.state; ++n) q[n] = (q[n] + C[n] * dy) * std::exp(delta * ch.A[n]);
   }
@@ -136,8 +139,7 @@ void backward_block(const ScanBackward<T>& p, const Channel<T>& ch, Steps steps,
   }
   for (int t = steps.end - 1; t >= steps.begin; --t) {
     const std::int64_t at = ch.row(t) * s.channels + ch.channel, at_bc = ch.bc(t);
-    const T u = ch.u(t), z = ch.z(t), x = ch.x(t), delta = softplus(x), d_o = p.d_o[at];
-    const T sg = 1 / (1 + std::exp(-z)), dy = d_o * z * sg;
+    const T u = ch.u(t), x = ch.x(t), delta = softplus(x), d_o = p.d_o[at], dy = d_o * ch.gate(t);
     const T *B = ch.B(t), *C = ch.C(t);
     const T *before = h[t - steps.begin], *after = h[t - steps.begin + 1];
     T s1 = 0, s2 = 0;
@@ -154,7 +156,10 @@ void backward_block(const ScanBackward<T>& p, const Channel<T>& ch, Steps steps,
     const T dx = (u * s1 + s2) * softplus_slope(x);
     p.du[at] = delta * s1 + p.in.d[ch.channel] * dy;
     p.ddt[at] = dx;
-    p.dz[ch.row(t) * p.in.z_stride + ch.channel] = d_o * p.y[at] * sg * (1 + z * (1 - sg));
+    if (p.in.z) {
+      const T z = ch.z(t), sg = sigmoid(z);
+      p.dz[ch.row(t) * p.in.z_stride + ch.channel] = d_o * p.y[at] * sg * (1 + z * (1 - sg));
+    }
     *dbias += dx;
     *dD += dy * u;
   }
@@ -242,6 +247,10 @@ void check_shape(const ScanShape& s) {
 }  // namespace
 }  // namespace scan_cpu
 
+void scan_check_gate(bool gate, bool y) {
+  FM_CHECK(gate || !y, "[selective_scan] without a gate o is y: there is no other to write");
+}
+
 // Channels and images keep the cores busy, and a second pass over the sequence costs more than it
 // brings: recurrent unless asked otherwise.
 int scan_chunks(const CpuQueue&, const ScanShape& shape) {
@@ -269,6 +278,7 @@ std::size_t scan_backward_workspace(const CpuQueue&, const ScanShape& s) {
 template <class T>
 void scan_forward(CpuQueue& queue, const ScanForward<T>& p) {
   scan_cpu::check_shape(p.shape);
+  scan_check_gate(p.in.z, p.y);
   const int chunks = scan_chunks(queue, p.shape);
   if constexpr (std::is_same_v<T, float>) scan_cpu::fast_forward(queue, p, chunks);
   else scan_cpu::reference_forward(queue, p, chunks);
@@ -277,22 +287,11 @@ void scan_forward(CpuQueue& queue, const ScanForward<T>& p) {
 template <class T>
 void scan_backward(CpuQueue& queue, const ScanBackward<T>& p) {
   scan_cpu::check_shape(p.shape);
-  FM_CHECK(p.y && p.states,
+  FM_CHECK((p.y || !p.in.z) && p.states,
            "[selective_scan] backward needs y and states: give both to the forward pass");
   const int chunks = scan_chunks(queue, p.shape);
   if constexpr (std::is_same_v<T, float>) scan_cpu::fast_backward(queue, p, chunks);
   else scan_cpu::reference_backward(queue, p, chunks);
-}
-
-template <class T>
-void scan_gate(CpuQueue& queue, const ScanGate<T>& p) {
-  parallel_for(queue, p.rows, scan_cpu::kGateRows, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row)
-      for (int c = 0; c < p.channels; ++c) {
-        const T z = p.z[row * p.z_stride + c];
-        p.o[row * p.channels + c] = p.y[row * p.channels + c] * z / (1 + std::exp(-z));
-      }
-  });
 }
 
 template std::size_t scan_states_bytes<float>(const CpuQueue&, const ScanShape&);
@@ -305,7 +304,5 @@ template void scan_forward(CpuQueue&, const ScanForward<float>&);
 template void scan_forward(CpuQueue&, const ScanForward<double>&);
 template void scan_backward(CpuQueue&, const ScanBackward<float>&);
 template void scan_backward(CpuQueue&, const ScanBackward<double>&);
-template void scan_gate(CpuQueue&, const ScanGate<float>&);
-template void scan_gate(CpuQueue&, const ScanGate<double>&);
 
 }  // namespace fm

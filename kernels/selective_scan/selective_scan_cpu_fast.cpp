@@ -20,8 +20,15 @@ inline void advance(int state, const Lanes* a2, Lanes* h, const Block& k, Lanes*
   }
 }
 
-// The gate, and the block's results in token order.
+// The block's results in token order.
+inline void store_block(const Group& g, const Block& k, int channels, const Lanes* from,
+                        float* to) {
+  for (int t = 0; t < k.steps; ++t) store(to + k.row[t] * channels + g.channel, from[t], g.width);
+}
+
+// The gate, and what it makes of y.
 inline void finish(const ScanForward<float>& p, const Group& g, const Block& k, const Lanes* y) {
+  if (!p.in.z) return store_block(g, k, p.shape.channels, y, p.o);
   Lanes z[kSteps] = {}, o[kSteps];
   for (int t = 0; t < k.steps; ++t)
     load(z[t], p.in.z + k.row[t] * p.in.z_stride + g.channel, g.width);
@@ -29,11 +36,8 @@ inline void finish(const ScanForward<float>& p, const Group& g, const Block& k, 
   float* o_at = elements(o);
 #pragma omp simd
   for (int i = 0; i < kSteps * kLanes; ++i) o_at[i] = y_at[i] * z_at[i] * fast_sigmoid(z_at[i]);
-  for (int t = 0; t < k.steps; ++t) {
-    const std::int64_t at = k.row[t] * p.shape.channels + g.channel;
-    store(p.o + at, o[t], g.width);
-    if (p.y) store(p.y + at, y[t], g.width);
-  }
+  store_block(g, k, p.shape.channels, o, p.o);
+  if (p.y) store_block(g, k, p.shape.channels, y, p.y);
 }
 
 // The chunks run one after another: see forward_channel of the reference.

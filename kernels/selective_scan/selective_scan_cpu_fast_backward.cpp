@@ -15,7 +15,7 @@ constexpr int kSlices = 64;
 struct GradientBlock : Block {
   Lanes d_o[kSteps], z[kSteps];
   Lanes sg[kSteps];              // sigmoid(z)
-  Lanes dy[kSteps];              // d_o silu(z)
+  Lanes dy[kSteps];              // d_o silu(z), or d_o
   Lanes s1[kSteps], s2[kSteps];  // sums over n of g B and of a2 dlog
 };
 
@@ -55,14 +55,18 @@ inline void stage_gradient(const ScanBackward<float>& p, const Group& g, Steps s
                            GradientBlock& k) {
   stage(p.shape, p.in, g, steps, k);
   for (int t = 0; t < kSteps; ++t) {
-    load(k.z[t], p.in.z + k.row[t] * p.in.z_stride + g.channel, g.width);
     load(k.d_o[t], p.d_o + k.row[t] * p.shape.channels + g.channel, g.width);
+    k.dy[t] = k.d_o[t];
   }
-  const float* z = elements(k.z);
-  float* sg = elements(k.sg);
+  if (p.in.z) {
+    for (int t = 0; t < kSteps; ++t)
+      load(k.z[t], p.in.z + k.row[t] * p.in.z_stride + g.channel, g.width);
+    const float* z = elements(k.z);
+    float* sg = elements(k.sg);
 #pragma omp simd
-  for (int i = 0; i < kSteps * kLanes; ++i) sg[i] = fast_sigmoid(z[i]);
-  for (int t = 0; t < kSteps; ++t) k.dy[t] = k.d_o[t] * k.z[t] * k.sg[t];
+    for (int i = 0; i < kSteps * kLanes; ++i) sg[i] = fast_sigmoid(z[i]);
+    for (int t = 0; t < kSteps; ++t) k.dy[t] = k.d_o[t] * k.z[t] * k.sg[t];
+  }
   std::fill_n(k.dy + k.steps, kSteps - k.steps, Lanes{});
 }
 
@@ -117,13 +121,14 @@ inline void finish(const ScanBackward<float>& p, const Group& g, const GradientB
   load(D, p.in.d + g.channel, g.width);
   for (int t = 0; t < k.steps; ++t) {
     const std::int64_t at = k.row[t] * p.shape.channels + g.channel;
-    Lanes y;
-    load(y, p.y + at, g.width);
     const Lanes ddt = (k.u[t] * k.s1[t] + kLn2 * k.s2[t]) * slope[t];
     dbias += ddt;
     dD += k.dy[t] * k.u[t];
     store(p.ddt + at, ddt, g.width);
     store(p.du + at, k.delta[t] * k.s1[t] + D * k.dy[t], g.width);
+    if (!p.in.z) continue;
+    Lanes y;
+    load(y, p.y + at, g.width);
     store(p.dz + k.row[t] * p.in.z_stride + g.channel,
           k.d_o[t] * y * k.sg[t] * (1.0f + k.z[t] * (1.0f - k.sg[t])), g.width);
   }

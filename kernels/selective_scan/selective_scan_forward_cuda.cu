@@ -43,7 +43,7 @@ __device__ __forceinline__ void widen_rows(typename ForwardShared<T, kStates>::W
   });
 }
 
-// y, and o = y silu(z), of a group of steps to global memory.
+// y, and o = y silu(z) or y again, of a group of steps to global memory.
 template <bool kWide, class T, int kStates>
 __device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
                                            const typename ForwardShared<T, kStates>::Warp& mine,
@@ -63,11 +63,12 @@ __device__ __forceinline__ void store_rows(const ForwardArgs<T>& args,
     float y[Cut::piece], o[Cut::piece], u[Cut::piece], z[Cut::piece];
     load_wide(y, &mine.y[t + 1][own.channel]);
     load_wide(u, &mine.rows.raw[buffer][kU][t][own.channel]);
-    load_wide(z, &mine.rows.raw[buffer][kZ][t][own.channel]);
 #pragma unroll
-    for (int k = 0; k < Cut::piece; ++k) {
-      y[k] = fmaf(skip[k], u[k], y[k]);
-      o[k] = y[k] * z[k] * sigmoid_approx(z[k]);
+    for (int k = 0; k < Cut::piece; ++k) o[k] = y[k] = fmaf(skip[k], u[k], y[k]);
+    if (args.p.in.z) {
+      load_wide(z, &mine.rows.raw[buffer][kZ][t][own.channel]);
+#pragma unroll
+      for (int k = 0; k < Cut::piece; ++k) o[k] = y[k] * z[k] * sigmoid_approx(z[k]);
     }
     const std::int64_t at = first + static_cast<std::int64_t>(i) * stride;
     const bool real = t < count && own.channel < channels.count;
@@ -125,9 +126,9 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
     if (rank)
       mine.rows.copy_low(buffer, count, rank, args.wide_low,
                          [&](int t) { return args.low.at(row + way * t, bc_column); });
-    mine.rows.copy(
-        buffer, count, own.count, args.wide_channels,
-        [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); }, rank ? kU : kDt);
+    mine.rows.copy(buffer, rank ? kU : kDt, args.p.in.z ? kForwardRows : kZ, count, own.count,
+                   args.wide_channels,
+                   [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
   };
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp) {
     mine.bias[c] = args.p.in.dt_bias[own.channel + c];
@@ -278,6 +279,7 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
   using namespace scan;
   const ScanShape& s = p.shape;
   const int chunks = scan_chunks(queue, s), per_direction = s.channels / s.directions;
+  scan_check_gate(p.in.z, p.y);
   FM_CHECK(static_cast<std::int64_t>(s.batch) * s.length <= kMaxGrid,
            "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " times ", s.length);
   ForwardArgs<T> args{.p = p, .chunks = chunks};

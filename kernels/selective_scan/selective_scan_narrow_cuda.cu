@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
       const int row = first_row + way * (step + lane / Cut::warp_channels + i * item_steps);
       to.u[i] = *args.rows[kU].at(row, base + item_channel);
       if constexpr (!kProjected) to.dt[i] = *args.rows[kDt].at(row, base + item_channel);
-      to.z[i] = *args.rows[kZ].at(row, base + item_channel);
+      if (args.p.in.z) to.z[i] = *args.rows[kZ].at(row, base + item_channel);
     }
   };
   Items previous = {}, now = {}, next = {};
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(NarrowTile<kStates>::threads, 4)
       }
       const float z = widen(items.z[i]);
       const float y = fmaf(skip, widen(items.u[i]), (sum[0] + sum[1]) + (sum[2] + sum[3]));
-      const float o = y * z * sigmoid_approx(z);
+      const float o = args.p.in.z ? y * z * sigmoid_approx(z) : y;
       const std::int64_t at = static_cast<std::int64_t>(first_row + way * (step + t)) * s.channels +
                               base + item_channel;
       const bool inside = is_item(i, step);

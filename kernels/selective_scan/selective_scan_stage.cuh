@@ -90,11 +90,11 @@ struct ChannelStage {
     }
   }
 
-  // source(array, step): the array's row at the warp's first channel. Arrays before `first` are
-  // left out.
+  // The arrays from `first` to before `end`. source(array, step): the array's row at the warp's
+  // first channel.
   template <class Source>
-  __device__ __forceinline__ void copy(int buffer, int count, int channels, bool wide,
-                                       Source&& source, int first = 0) {
+  __device__ __forceinline__ void copy(int buffer, int first, int end, int count, int channels,
+                                       bool wide, Source&& source) {
     const int lane = thread_index() % kWarp;
     if (wide) {
       constexpr int piece = 16 / sizeof(T), row = width / piece;
@@ -104,11 +104,11 @@ struct ChannelStage {
         if (t >= count || c >= channels) continue;
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
-          if (r >= first) copy_async<16>(&raw[buffer][r][t][c], source(r, t) + c);
+          if (r >= first && r < end) copy_async<16>(&raw[buffer][r][t][c], source(r, t) + c);
       }
     } else {
 #pragma unroll 1
-      for (int i = lane + first * count * width; i < kRows * count * width; i += kWarp) {
+      for (int i = lane + first * count * width; i < end * count * width; i += kWarp) {
         const int c = i % width, t = i / width % count, r = i / width / count;
         if (c < channels) raw[buffer][r][t][c] = source(r, t)[c];
       }

@@ -3,6 +3,7 @@
 // (as in Mamba-2). Source: Gu and Dao 2023, "Mamba", section 3.4; two directions: Zhu et al. 2024,
 // "Vision Mamba".
 #include <cmath>
+#include <optional>
 
 #include "engine/ops/causal_conv1d.h"
 #include "engine/ops/linear_rmsnorm.h"
@@ -75,24 +76,25 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
   const Tensor grouped = u.view({tokens, groups, channels});
   const Tensor low = dt_norm ? linear_rmsnorm(context, grouped, *x_proj, {dt_norm, b_norm, c_norm})
                              : grouped_linear(context, grouped, 0, *x_proj);
-  const Columns z(xz, all, all);
-  const SelectiveScanResult scan = selective_scan(context, {.u = u,
-                                                            .z = z,
-                                                            .low = low,
-                                                            .rank = rank,
-                                                            .state = state,
-                                                            .directions = groups,
-                                                            .dt_proj = dt_proj,
-                                                            .dt_bias = dt_bias,
-                                                            .a_log = a_log,
-                                                            .d = d});
-  // A GPU is short of memory. A CPU is not: making u and o again took a fifth of its step.
-  const bool drops = !context.on_cpu();
+  // In training a GPU is short of memory, and waits for it: u is made again, and the gate is left
+  // to the norm and product that read its result, which is then never stored. A CPU has the memory:
+  // making both again took a fifth of its step.
+  const bool drops = context.tape && !context.on_cpu();
+  const std::optional<Columns> z = Columns(xz, all, all), none;
+  const bool gated_late = drops && out_norm;
+  const Tensor o = selective_scan(context, {.u = u,
+                                            .z = gated_late ? none : z,
+                                            .low = low,
+                                            .rank = rank,
+                                            .state = state,
+                                            .directions = groups,
+                                            .dt_proj = dt_proj,
+                                            .dt_bias = dt_bias,
+                                            .a_log = a_log,
+                                            .d = d});
   if (drops) drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
-  const Tensor y = out_norm ? rmsnorm_linear(context, scan.o, *out_norm, *out_proj)
-                            : linear(context, scan.o, *out_proj, nullptr);
-  if (drops) drop_gated(context, scan, z);
-  return y;
+  return out_norm ? rmsnorm_linear(context, o, *out_norm, *out_proj, gated_late ? z : none)
+                  : linear(context, o, *out_proj, nullptr);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ struct Problem {
   ScanShape shape;
   int rank;
   Values u, dt, z, bc, a_log, d, dt_bias, d_o, dt_weight;
+  bool gated = true;
   bool training = true;    // false: neither y nor states, no backward
   bool in_place = false;   // du in the place of d_o, ddt in that of dt
   bool projected = false;  // dt is dt_weight dt_low, and that product the forward pass's own
@@ -37,6 +38,12 @@ struct Problem {
 
   std::int64_t rows() const { return std::int64_t{1} * shape.batch * shape.length; }
   int bc_width() const { return rank + 2 * shape.state; }
+
+  Problem without_gate() const {
+    Problem p = *this;
+    p.gated = false;
+    return p;
+  }
 
   Problem with_chunks(int chunks) const {
     Problem p = *this;
@@ -99,12 +106,12 @@ Solved solve(Q& queue, const Problem& p) {
   Array<T, Q> dt_weight(queue, p.dt_weight);
   ScanInputs<T> in = {.u = u,
                       .dt = dt,
-                      .z = z + s.channels,
+                      .z = p.gated ? z + s.channels : nullptr,
                       .b = bc + p.rank,
                       .c = bc + p.rank + n,
                       .u_stride = s.channels,
                       .dt_stride = s.channels,
-                      .z_stride = 2 * s.channels,
+                      .z_stride = p.gated ? 2 * s.channels : 0,
                       .bc_stride = static_cast<std::int64_t>(s.directions) * width,
                       .bc_direction = width,
                       .a_log = a_log,
@@ -127,17 +134,18 @@ Solved solve(Q& queue, const Problem& p) {
   Array<T, Q> dbc(queue, per_state * width);
   Array<A, Q> da_log(queue, std::int64_t{1} * s.channels * n), dd(queue, s.channels);
   Array<A, Q> ddt_bias(queue, s.channels);
-  scan_forward(queue, ScanForward<T>{s, in, o, y, states.data(), forward_space.data()});
+  T* const y_at = p.gated ? y + 0 : nullptr;
+  scan_forward(queue, ScanForward<T>{s, in, o, y_at, states.data(), forward_space.data()});
   T *const du_at = p.in_place ? d_o : du, *const ddt_at = p.in_place ? dt : ddt;
   in.dt = dt;
   scan_backward(queue, ScanBackward<T>{.shape = s,
                                        .in = in,
-                                       .y = y,
+                                       .y = y_at,
                                        .states = states.data(),
                                        .d_o = d_o,
                                        .du = du_at,
                                        .ddt = ddt_at,
-                                       .dz = dz + s.channels,
+                                       .dz = p.gated ? dz + s.channels : nullptr,
                                        .db = dbc + p.rank,
                                        .dc = dbc + p.rank + n,
                                        .da_log = da_log,
@@ -151,15 +159,19 @@ Solved solve(Q& queue, const Problem& p) {
       if (static_cast<int>(i % (2 * n)) / n == begin) part.push_back(dbc_used[i]);
     return part;
   };
-  return {{{"o", o.values()}, {"y", y.values()}},
-          {{"du", (p.in_place ? d_o : du).values()},
-           {"ddt", (p.in_place ? dt : ddt).values()},
-           {"dz", columns(dz.values(), 2 * s.channels, s.channels, s.channels)},
-           {"db", half(0)},
-           {"dc", half(1)},
-           {"da_log", da_log.values()},
-           {"dd", dd.values()},
-           {"ddt_bias", ddt_bias.values()}}};
+  Solved solved = {{{"o", o.values()}},
+                   {{"du", (p.in_place ? d_o : du).values()},
+                    {"ddt", (p.in_place ? dt : ddt).values()},
+                    {"db", half(0)},
+                    {"dc", half(1)},
+                    {"da_log", da_log.values()},
+                    {"dd", dd.values()},
+                    {"ddt_bias", ddt_bias.values()}}};
+  if (p.gated) {
+    solved.forward["y"] = y.values();
+    solved.gradients["dz"] = columns(dz.values(), 2 * s.channels, s.channels, s.channels);
+  }
+  return solved;
 }
 
 // What check_cuda compares: the two halves of a solution have tolerances of their own.
@@ -206,7 +218,7 @@ void check_gradients(const Problem& p) {
   const Results& g = solved.gradients;
   check("u", &Problem::u, g.at("du"));
   check("dt", &Problem::dt, g.at("ddt"));
-  check("z", &Problem::z, spread(g.at("dz"), 2 * channels, channels, channels));
+  if (p.gated) check("z", &Problem::z, spread(g.at("dz"), 2 * channels, channels, channels));
   Values dbc = spread(g.at("db"), width, p.rank, n);
   const Values dc = spread(g.at("dc"), width, p.rank + n, n);
   std::transform(dbc.begin(), dbc.end(), dc.begin(), dbc.begin(), std::plus<>());
@@ -295,6 +307,23 @@ TEST_SUITE("cpu") {
     const Problem p({{1, 53, 2, 2, 2}, 1});
     check_gradients(p);
     check_gradients(p.with_chunks(3));
+    check_gradients(p.without_gate().with_chunks(3));
+  }
+
+  TEST_CASE("selective_scan: without a gate o is y") {
+    for (const ScanCase& test : {kScanCases[1], kScanCases[3]}) {
+      const Problem p(test);
+      for (const int chunks : {1, 3}) {
+        const Problem q = p.with_chunks(chunks), bare = q.without_gate();
+        expect_same_bits({{"o", solve<double>(cpu_queue(), q).forward.at("y")}},
+                         solve<double>(cpu_queue(), bare).forward);
+        expect_same_bits({{"o", solve<float>(cpu_queue(), q).forward.at("y")}},
+                         solve<float>(cpu_queue(), bare).forward);
+        expect_close(solve<float>(cpu_queue(), bare.rounded<float>()).gradients,
+                     solve<double>(cpu_queue(), bare.rounded<float>()).gradients,
+                     kScanGradientTolerance.f32);
+      }
+    }
   }
 
   TEST_CASE("selective_scan: gradients on both sides of the softplus threshold") {
@@ -393,6 +422,9 @@ TEST_SUITE("cpu") {
       p.shape = shape;
       CHECK_THROWS_AS(scan_forward(cpu_queue(), p), Error);
     }
+    scan_check_gate(true, true);
+    scan_check_gate(false, false);
+    CHECK_THROWS_AS(scan_check_gate(false, true), Error);
   }
 
   TEST_CASE("fast_math: softplus is right to a few ulp, however small") {
@@ -453,6 +485,7 @@ TEST_SUITE("gpu") {
       if (small_effort()) test.shape.batch = 1;
       INFO("length ", test.shape.length, ", state ", test.shape.state);
       check_both(Problem(test));
+      check_both(Problem(test).without_gate());
     }
   }
 
@@ -479,7 +512,9 @@ TEST_SUITE("gpu") {
       INFO("channels ", shape.channels, ", state ", shape.state, ", chunks ", shape.chunks);
       const Problem p({shape, 8});
       check_cuda(p, kScanGradientTolerance, SolveGradients{});
+      check_cuda(p.without_gate(), kScanGradientTolerance, SolveGradients{});
       check_cuda(p, kScanGradientTolerance, SolveGradients{}, other);
+      check_cuda(p.without_gate(), kScanGradientTolerance, SolveGradients{}, other);
     }
   }
 
@@ -489,7 +524,10 @@ TEST_SUITE("gpu") {
     if (small_effort()) return;
     check_chunked<float>(p);
     check_chunked<bf16>(p);
-    for (const int chunks : kChunkCounts) check_both(p.with_chunks(chunks));
+    for (const int chunks : kChunkCounts) {
+      check_both(p.with_chunks(chunks));
+      check_both(p.with_chunks(chunks).without_gate());
+    }
   }
 
   // The small cases above run the narrow forward tile; a device of one multiprocessor is never
@@ -501,6 +539,7 @@ TEST_SUITE("gpu") {
       if (small_effort()) test.shape.batch = 1;
       INFO("length ", test.shape.length, ", state ", test.shape.state);
       check_cuda(Problem(test), kScanTolerance, SolveForward{}, queue);
+      check_cuda(Problem(test).without_gate(), kScanTolerance, SolveForward{}, queue);
     }
     check_cuda(Problem({{2, 61, 272, 32, 1}, 8}), kScanTolerance, SolveForward{}, queue);
   }
