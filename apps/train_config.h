@@ -21,6 +21,7 @@ struct TrainConfig {
   std::vector<double> betas = {0.9, 0.999};
   double grad_clip = 1.0;
   std::int64_t warmup_steps = 0;
+  double cooldown = 0;
   double ema_decay = 0;
   std::string dtype = "auto";
   std::string residual = "wide";
@@ -42,6 +43,8 @@ struct TrainConfig {
     visit("betas", self.betas, "AdamW's two decay rates");
     visit("grad_clip", self.grad_clip, "largest global gradient norm; 0: no clipping");
     visit("warmup_steps", self.warmup_steps, "steps over which the learning rate rises from 0");
+    visit("cooldown", self.cooldown,
+          "share of the steps, at the end, over which the learning rate falls to 0");
     visit("ema_decay", self.ema_decay, "decay of the weights' average, warmed up; 0: no average");
     visit("dtype", self.dtype,
           "fp16, bf16 or fp32 on CUDA, fp32 or fp64 on the CPU; auto: fp16, fp32");
@@ -95,6 +98,8 @@ void read_config_file(const std::filesystem::path& path, RunConfig& config);
 Json config_json(const RunConfig& config);
 void apply_config_json(const Json& json, const std::string& where, RunConfig& config);
 
-TrainerSettings trainer_settings(const TrainConfig& config, DType compute, bool graph);
+// total_steps: of the run, where its cooldown ends; 0: without one.
+TrainerSettings trainer_settings(const TrainConfig& config, DType compute, bool graph,
+                                 std::int64_t total_steps = 0);
 
 }  // namespace fm

@@ -45,9 +45,11 @@ class Run {
       : config_(request.config),
         folder_(request.out),
         data_(data),
-        trainer_(queue, config_.model, trainer_settings(config_.train, compute, request.graph),
+        total_(total_steps(config_.train, data.count / config_.train.batch)),
+        trainer_(queue, config_.model,
+                 trainer_settings(config_.train, compute, request.graph,
+                                  static_cast<std::int64_t>(total_)),
                  data),
-        total_(total_steps(config_.train, trainer_.steps_per_epoch())),
         profile_(request.profile),
         graph_(request.graph) {
     FM_CHECK(profile_.start + profile_.count <= total_,
@@ -266,8 +268,9 @@ class Run {
   RunConfig config_;
   RunFolder folder_;
   const DataSet& data_;
+  std::uint64_t total_;  // steps
   Trainer trainer_;
-  std::uint64_t total_, first_ = 0, looked_ = 0, logged_ = 0;  // steps
+  std::uint64_t first_ = 0, looked_ = 0, logged_ = 0;  // steps
   ProfileSteps profile_;
   bool graph_;
   std::optional<ProfileWindow> window_;

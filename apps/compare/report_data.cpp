@@ -183,6 +183,7 @@ Json protocol_of(const Run& run, std::size_t seeds) {
   add("AdamW", concat("lr ", plain(t.at("lr")), ", weight decay ", plain(t.at("weight_decay")),
                       ", clip ", plain(t.at("grad_clip"))));
   add("warm-up", plain(t.at("warmup_steps")) + " steps");
+  add("cooldown", concat(100 * t.value("cooldown", 0.0), " % of the steps"));
   add("average of weights",
       number(t.at("ema_decay")) > 0 ? "decay " + plain(t.at("ema_decay")) : "none");
   add("precision", plain(run.evaluation.at("dtype")));

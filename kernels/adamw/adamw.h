@@ -29,6 +29,9 @@ struct OptimizerSettings {
   float lr = 1e-4f;
   std::int64_t warmup_steps =
       0;  // lr rises linearly over the first steps; 0: constant from the start
+  std::int64_t cooldown_steps =
+      0;  // lr falls linearly over the last of total_steps, towards 0 after them; 0: it does not
+  std::int64_t total_steps = 0;
   double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
   float weight_decay = 0.01f;
   float clip = 1.0f;    // global norm; 0: no clipping

@@ -28,7 +28,12 @@ FM_HOST_DEVICE double finish_step(StepState& s, const OptimizerSettings& o, doub
       o.warmup_steps > 0
           ? std::fmin(1.0, static_cast<double>(s.step + 1) / static_cast<double>(o.warmup_steps))
           : 1.0;
-  s.lr = static_cast<float>(o.lr * warmth);
+  const double left = static_cast<double>(o.total_steps) - static_cast<double>(s.step);
+  const double rest =
+      o.cooldown_steps > 0
+          ? std::fmax(0.0, std::fmin(1.0, left / static_cast<double>(o.cooldown_steps)))
+          : 1.0;
+  s.lr = static_cast<float>(o.lr * warmth * rest);
 
   if (!overflow) ++s.adam_steps;
   const double n = static_cast<double>(s.adam_steps);

@@ -47,6 +47,7 @@ TEST_SUITE("cpu") {
                              "--betas",
                              "--grad-clip FLOAT=1",
                              "--warmup-steps INT=0",
+                             "--cooldown FLOAT=0",
                              "--ema-decay FLOAT=0",
                              "--dtype TEXT=auto",
                              "--residual TEXT=wide",
@@ -141,7 +142,7 @@ TEST_SUITE("cpu") {
     CHECK(config["model"]["blocks"] == Json::parse(R"(["mamba", "mamba"])"));
     CHECK(config["model"]["d_model"] == 64);
     CHECK(config["model"]["d_conv"] == 4);
-    CHECK(config["train"]["batch"] == 32);
+    CHECK(config["train"]["batch"] == 16);
     CHECK(config["train"]["dtype"] == "fp32");
     CHECK(config["data"]["source"] == set);
     CHECK(config["data"]["images"] == 64);

@@ -178,16 +178,16 @@ TEST_SUITE("cpu") {
     const TemporaryFolder folder;
     const std::string set = put_set(folder / "set");
     train(small_run(set, folder / "run",
-                    {"--max-steps",       "3",   "--classes",      "10",
-                     "--class-drop-prob", "0.5", "--t-sampling",   "logit-normal",
-                     "--warmup-steps",    "2",   "--betas",        "0.8,0.95",
-                     "--grad-clip",       "0",   "--weight-decay", "0",
-                     "--d-conv",          "2",   "--expand",       "1",
-                     "--directions",      "1",   "--ssm-norm",     "false",
-                     "--sample-every",    "3",   "--residual",     "narrow",
-                     "--no-graph"}));
+                    {"--max-steps",       "3",      "--classes",      "10",
+                     "--class-drop-prob", "0.5",    "--t-sampling",   "logit-normal",
+                     "--warmup-steps",    "2",      "--betas",        "0.8,0.95",
+                     "--cooldown",        "0.5",    "--grad-clip",    "0",
+                     "--weight-decay",    "0",      "--d-conv",       "2",
+                     "--expand",          "1",      "--directions",   "1",
+                     "--ssm-norm",        "false",  "--sample-every", "3",
+                     "--residual",        "narrow", "--no-graph"}));
     const std::vector<Json> rows = log_rows(folder / "run");
-    CHECK(rows.back()["lr"].get<double>() == doctest::Approx(1e-4));
+    CHECK(rows.back()["lr"].get<double>() == doctest::Approx(5e-5));  // the last of 2 steps
     expect_end(2, "classes must be more than the largest label, got 5", "fmtrain",
                small_run(set, folder / "few", {"--classes", "5"}));
   }

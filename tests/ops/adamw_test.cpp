@@ -92,6 +92,8 @@ struct Problem {
   explicit Problem(std::int64_t count) : weights(normals(count, 1)) {
     settings.lr = 1e-2f;
     settings.warmup_steps = 4;
+    settings.cooldown_steps = 3;
+    settings.total_steps = kSteps + 1;  // so that the last step has two thirds of lr
     settings.weight_decay = 0.125f;
     settings.ema_decay = 0.3f;  // reached at the third update, where (1 + n) / (10 + n) is 0.308
     settings.steps_per_epoch = 3;
@@ -148,6 +150,8 @@ Results expected(const Problem& p) {
     factor = 1;
     if (o.clip > 0 && norms.back() > o.clip) factor = o.clip / (norms.back() + 1e-6);
     lr = n < o.warmup_steps ? static_cast<double>(o.lr) * n / o.warmup_steps : o.lr;
+    if (o.total_steps - step < o.cooldown_steps)
+      lr *= static_cast<double>(o.total_steps - step) / o.cooldown_steps;
     correction1 = 1 - std::pow(o.beta1, n);
     correction2 = 1 - std::pow(o.beta2, n);
     decay = std::min<double>(o.ema_decay, (1.0 + n) / (10.0 + n));
