@@ -164,9 +164,11 @@ constexpr bool can_split(int states) {
 template <class T>
 void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas);
 
+// Half of tf32's last place more: a product, which cuts x to tf32, then rounds it.
 __device__ __forceinline__ float tf32_half_up(float x) {
   return __uint_as_float(__float_as_uint(x) + 0x1000u);
 }
+
 // What the roles share. The blocks are walked from last to first; a team's tiles of a block in
 // order.
 template <class T, int kStates>
