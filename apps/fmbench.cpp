@@ -19,7 +19,8 @@ void add_common(CLI::App& app, fm::BenchOptions& o) {
 void add_model(CLI::App& app, fm::ModelOptions& o) {
   app.add_option("--backbone", o.backbones, "mamba, transformer, hybrid; several with commas")
       ->delimiter(',');
-  app.add_option("--preset", o.preset, "paper, quick or tiny; auto: paper on CUDA, tiny on the CPU");
+  app.add_option("--preset", o.preset,
+                 "paper, quick or tiny; auto: paper on CUDA, tiny on the CPU");
 }
 
 }  // namespace

@@ -44,9 +44,10 @@ int main(int argc, char** argv) {
   Options o;
   fm::TrainRequest& r = o.request;
   app.add_option("--backbone", o.backbone, "mamba, transformer or hybrid");
-  app.add_option("--preset", o.preset,
-                 "paper (the study's), quick (a smaller model) or tiny (minutes on two CPU cores); a "
-                 "resume has its checkpoint's settings instead");
+  app.add_option(
+      "--preset", o.preset,
+      "paper (the study's), quick (a smaller model) or tiny (minutes on two CPU cores); a "
+      "resume has its checkpoint's settings instead");
   app.add_option("--data", o.data, "auto, digits or a folder of IDX files");
   app.add_flag("--download", r.download, "fetch MNIST into the cache first");
   app.add_option("--out", r.out, "run folder; a resumed run stays in its own")
