@@ -1,5 +1,6 @@
 #include "apps/train_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "engine/io/atomic_file.h"
@@ -79,6 +80,11 @@ void validate(const TrainConfig& c) {
   require(c.sample_every >= -1, "sample_every", "-1 (never), 0 (every epoch) or more",
           c.sample_every);
   require(c.keep_last >= 0, "keep_last", "0 (all) or more", c.keep_last);
+}
+
+std::int64_t steps_of(const TrainConfig& train, std::int64_t steps_per_epoch) {
+  const std::int64_t by_epochs = train.epochs * steps_per_epoch;
+  return train.max_steps > 0 ? std::min(by_epochs, train.max_steps) : by_epochs;
 }
 
 RunConfig preset(const std::string& name, const std::string& backbone) {

@@ -63,6 +63,9 @@ struct TrainConfig {
 // Throws Fault::usage with a sentence that names the field and what would work.
 void validate(const TrainConfig&);
 
+// Steps of a run in all.
+std::int64_t steps_of(const TrainConfig& config, std::int64_t steps_per_epoch);
+
 // The data set of a run: the source as asked for, and once resolved what was found.
 struct DataConfig {
   std::string source = "auto";

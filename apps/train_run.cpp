@@ -28,12 +28,6 @@ std::string fixed(double value, int digits) {
   return text;
 }
 
-std::uint64_t total_steps(const TrainConfig& config, std::int64_t steps_per_epoch) {
-  const std::uint64_t by_epochs = static_cast<std::uint64_t>(config.epochs * steps_per_epoch);
-  return config.max_steps > 0 ? std::min(by_epochs, static_cast<std::uint64_t>(config.max_steps))
-                              : by_epochs;
-}
-
 RunFolder::Open how_to_open(const TrainRequest& request) {
   if (request.overwrite) return RunFolder::Open::overwrite;
   return request.resume.empty() ? RunFolder::Open::fresh : RunFolder::Open::resume;
@@ -45,7 +39,8 @@ class Run {
       : config_(request.config),
         folder_(request.out),
         data_(data),
-        total_(total_steps(config_.train, data.count / config_.train.batch)),
+        total_(
+            static_cast<std::uint64_t>(steps_of(config_.train, data.count / config_.train.batch))),
         trainer_(queue, config_.model,
                  trainer_settings(config_.train, compute, request.graph,
                                   static_cast<std::int64_t>(total_)),
@@ -335,7 +330,7 @@ void describe_training(const TrainRequest& unresolved) {
             << "\nparameters  " << model.params().count() << "\ntokens      " << c.model.tokens()
             << "\ndevice      " << device_name(p.queue) << "\ndata        " << p.data.name << ", "
             << p.data.count << " images (" << p.data.origin << ")\nsteps       "
-            << total_steps(c.train, per_epoch) << " (" << per_epoch << " an epoch)\nmemory      "
+            << steps_of(c.train, per_epoch) << " (" << per_epoch << " an epoch)\nmemory      "
             << fixed(static_cast<double>(training_memory(p.queue, c.model, settings, data_bytes)) /
                          1048576.0,
                      1)

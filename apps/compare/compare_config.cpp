@@ -161,11 +161,6 @@ std::string file_name_of(const std::string& backbone) {
   return name;
 }
 
-std::int64_t steps_of(const TrainConfig& train, std::int64_t steps_per_epoch) {
-  const std::int64_t by_epochs = train.epochs * steps_per_epoch;
-  return train.max_steps > 0 ? std::min(by_epochs, train.max_steps) : by_epochs;
-}
-
 std::vector<PlannedRun> planned_runs(const Comparison& c, int classes, std::int64_t steps_per_epoch,
                                      const std::string& only) {
   std::vector<PlannedRun> runs;

@@ -95,9 +95,6 @@ struct PlannedRun {
 std::vector<PlannedRun> planned_runs(const Comparison& comparison, int classes,
                                      std::int64_t steps_per_epoch, const std::string& only);
 
-// Steps of a run in all.
-std::int64_t steps_of(const TrainConfig& config, std::int64_t steps_per_epoch);
-
 // Throws Fault::usage where the largest model has more than 1.10 times the parameters of the
 // smallest, unless `allowed`. Returns a line for people.
 std::string check_parameters(const Comparison& comparison, bool allowed);
