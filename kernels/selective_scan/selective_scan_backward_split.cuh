@@ -37,7 +37,6 @@ struct Split {
   // Of 128 a thread at launch, given and taken by groups of 4 warps.
   static constexpr int walker_registers = 200, attendant_registers = 56;
   static constexpr int max_channels = 256 * 64 / kStates;  // of a CTA: q and dA take 128 KB
-  static constexpr int slots = kSlots;
   static constexpr int lanes = 4 * kBlockSteps;  // of a preparer or finisher: (step, two channels)
 };
 
@@ -63,7 +62,7 @@ struct alignas(16) TeamShared {
   struct alignas(16) Slot {
     Step steps[kBlockSteps];
   };
-  Slot slots[Split<kStates>::slots];
+  Slot slots[kSlots];
   // Over the states of a strip: {g B of two channels, A q h of two channels} of a lane.
   float4 sums[Split<kStates>::strips][kBlockSteps * BackwardTile<kStates>::sums];
 };
