@@ -20,27 +20,61 @@ void* Arena::take(std::size_t bytes) {
   const std::size_t size =
       (std::max<std::size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
   std::size_t at = 0;
-  for (const auto& [offset, length] : taken_) {
+  for (const auto& [offset, block] : taken_) {
     if (offset - at >= size) break;
-    at = offset + length;
+    at = offset + block.size;
   }
   if (!planning() && at + size > memory_.bytes())
     fail(Fault::device, "[arena] a step needs more memory than was planned: ", at + size, " of ",
          memory_.bytes(), " bytes");
-  taken_.emplace(at, size);
+  taken_.emplace(at, Block{size});
   peak_ = std::max(peak_, at + size);
   return base() + at;
 }
 
+Arena::Blocks::iterator Arena::find(void* block) {
+  const auto found = taken_.find(static_cast<std::size_t>(static_cast<char*>(block) - base()));
+  FM_CHECK(found != taken_.end() && !(found->second.given_back && found->second.keepers == 0),
+           "[arena] a block that was not taken is given back");
+  return found;
+}
+
+void Arena::end(Blocks::iterator block) {
+  if (block->second.keepers == 0 && !holding_) taken_.erase(block);
+}
+
 void Arena::give_back(void* block) {
   if (!block) return;
-  const auto found = taken_.find(static_cast<std::size_t>(static_cast<char*>(block) - base()));
-  FM_CHECK(found != taken_.end(), "[arena] a block that was not taken is given back");
-  taken_.erase(found);
+  const auto found = find(block);
+  FM_CHECK(!found->second.given_back, "[arena] a block is given back twice");
+  found->second.given_back = true;
+  end(found);
+}
+
+void Arena::keep(void* block) {
+  ++find(block)->second.keepers;
+}
+
+void Arena::let_go(void* block) {
+  const auto found = find(block);
+  --found->second.keepers;
+  if (found->second.given_back) end(found);
+}
+
+void Arena::hold() {
+  holding_ = true;
+}
+
+void Arena::release() {
+  holding_ = false;
+  std::erase_if(taken_, [](const auto& entry) {
+    return entry.second.given_back && entry.second.keepers == 0;
+  });
 }
 
 void Arena::reset() {
   taken_.clear();
+  holding_ = false;
 }
 
 }  // namespace fm

@@ -23,6 +23,12 @@ class Arena {
   void* take(std::size_t bytes);
   // The start of a block that was taken; nullptr is ignored.
   void give_back(void* block);
+  // A kept block that is given back stays taken until whoever kept it lets go.
+  void keep(void* block);
+  void let_go(void* block);
+  // From hold() to release() nothing that is given back is taken again.
+  void hold();
+  void release();
   void reset();
 
   bool planning() const { return memory_.data() == nullptr; }
@@ -30,11 +36,21 @@ class Arena {
   std::size_t capacity() const { return memory_.bytes(); }
 
  private:
+  struct Block {
+    std::size_t size;
+    int keepers = 0;
+    bool given_back = false;
+  };
+  using Blocks = std::map<std::size_t, Block>;  // by offset
+
   char* base() const;
+  Blocks::iterator find(void* block);
+  void end(Blocks::iterator block);
 
   Buffer memory_;
   std::size_t peak_ = 0;
-  std::map<std::size_t, std::size_t> taken_;  // offset -> size
+  Blocks taken_;
+  bool holding_ = false;
 };
 
 }  // namespace fm

@@ -30,6 +30,27 @@ Tensor Context::make(const Shape& shape, DType dtype) {
   return tensor;
 }
 
+void Context::fork_join(const std::function<void()>& main, const std::function<void()>& side) {
+  arena.hold();
+  if (planning()) {
+    main();
+    side();
+  } else {
+    if (!side_) side_ = std::visit([](const auto& q) { return Queue(q.beside()); }, queue);
+    const auto both = [&](auto f) {
+      std::visit([&]<class Q>(Q& q) { f(q, std::get<Q>(*side_)); }, queue);
+    };
+    std::visit([](auto& q) { await_room(q); }, queue);
+    main();
+    both([](auto& here, auto& beside) { fork(here, beside); });
+    std::swap(queue, *side_);
+    side();
+    std::swap(queue, *side_);
+    both([](auto& here, auto& beside) { join(here, beside); });
+  }
+  arena.release();
+}
+
 Frame::Frame(Context& context)
     : context_(context), outer_(std::move(context.made_)), outer_framed_(context.framed_) {
   context.made_.clear();

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -36,6 +38,12 @@ class Context {
   Tensor make(const Shape& shape, DType dtype);
   Tensor make(const Shape& shape) { return make(shape, compute); }
 
+  // Enqueues `main` and, on a second queue beside this one, `side`; what comes after waits for
+  // both. Neither may write what the other reads or writes; what either gives back is free only
+  // after. Between `main`'s work and `side`'s a kernel of main that was launched with room is
+  // enough: the side waits for its beginning, not for its end. On the CPU one after the other.
+  void fork_join(const std::function<void()>& main, const std::function<void()>& side);
+
   // f.operator()<T>(queue) for the compute type and the queue there is.
   template <class F>
   decltype(auto) query(F&& f) {
@@ -61,7 +69,8 @@ class Context {
   }
 
   friend class Frame;
-  std::vector<void*> made_;  // blocks of the innermost frame
+  std::optional<Queue> side_;  // made by the first fork
+  std::vector<void*> made_;    // blocks of the innermost frame
   bool framed_ = false;
 };
 

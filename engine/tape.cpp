@@ -1,12 +1,19 @@
 #include "engine/tape.h"
 
+#include <memory>
 #include <utility>
 
 namespace fm {
 
+void Tape::record(Operation operation) {
+  rooms_ += operation.leaves_room;
+  operations_.push_back(std::move(operation));
+}
+
 void Tape::backward() {
   for (; !operations_.empty(); operations_.pop_back()) {
     Operation& operation = operations_.back();
+    rooms_ -= operation.leaves_room;
     operation.backward();
     const auto found = gradients_.find(operation.output.data);
     if (found != gradients_.end()) {
@@ -24,11 +31,40 @@ void Tape::backward() {
 
 void Tape::drop(const Tensor& output, std::function<void(const Tensor& again)> remake) {
   context_.arena.give_back(output.data);
-  record({"remake", {}, {}, [this, output, remake = std::move(remake)] {
-            const Tensor again = context_.make(output.shape, output.dtype);
-            places_[output.data] = again.data;
-            remake(again);
-          }});
+  const auto again = std::make_shared<Tensor>();
+  const auto make = [this, output, again, remake = std::move(remake)] {
+    *again = context_.make(output.shape, output.dtype);
+    remake(*again);
+  };
+  record({.name = "remake",
+          .output = {},
+          .saved = {},
+          .backward =
+              [this, output, again, make] {
+                if (!*again) make();
+                places_[output.data] = again->data;
+              },
+          .ahead = make});
+}
+
+void Tape::later(const std::vector<void*>& reads, std::function<void()> work) {
+  if (rooms_ == 0) return work();
+  for (void* block : reads) context_.arena.keep(block);
+  put_off_.push_back({reads, std::move(work)});
+}
+
+void Tape::beside(const std::function<void()>& work) {
+  context_.fork_join(work, [this] {
+    for (const PutOff& p : put_off_) p.work();
+    // The last operation is the one that leaves room.
+    for (auto operation = operations_.rbegin() + 1; operation != operations_.rend(); ++operation) {
+      if (operation->leaves_room) break;
+      if (operation->ahead) operation->ahead();
+    }
+  });
+  for (const PutOff& p : put_off_)
+    for (void* block : p.reads) context_.arena.let_go(block);
+  put_off_.clear();
 }
 
 void* Tape::place_of(const Tensor& output) const {
@@ -43,6 +79,14 @@ Tensor Tape::value(const Tensor& output) const {
 void Tape::release(const Tensor& output) {
   context_.arena.give_back(place_of(output));
   places_[output.data] = nullptr;
+}
+
+Tensor Tape::overwrite(const Tensor& output) {
+  const Tensor gradient = value(output);
+  places_[output.data] = nullptr;
+  FM_CHECK(gradients_.emplace(output.data, gradient).second,
+           "[tape] an output whose gradient has been made is overwritten");
+  return gradient;
 }
 
 Tensor Tape::gradient(const Tensor& value) const {

@@ -17,16 +17,11 @@ struct Product {
   Tensor y;
 };
 
-// y's gradient in the compute type: a rounded copy where y was kept in full precision.
+// The gradient of a y that was kept in full precision, rounded to the compute type.
 template <class T, class Q>
-const T* narrow_gradient(Q& queue, const Tensor& dy, void* copy) {
-  if constexpr (!std::is_same_v<T, acc_t<T>>) {
-    if (dy.dtype == dtype_of<acc_t<T>>()) {
-      cast(queue, Cast<acc_t<T>, T>{dy.count(), dy.as<acc_t<T>>(), static_cast<T*>(copy)});
-      return static_cast<const T*>(copy);
-    }
-  }
-  return dy.as<T>();
+void narrow_gradient(Q& queue, const Tensor& dy, T* copy) {
+  if constexpr (!std::is_same_v<T, acc_t<T>>)
+    cast(queue, Cast<acc_t<T>, T>{dy.count(), dy.as<acc_t<T>>(), copy});
 }
 
 void backward(Context& context, const Product& p) {
@@ -34,26 +29,31 @@ void backward(Context& context, const Product& p) {
   const bool copied = dy.dtype != context.compute;
   Scratch copy(context,
                copied ? static_cast<std::size_t>(dy.count()) * size_of(context.compute) : 0);
-  Scratch workspace(context, linear_backward_weight_workspace(p.shape));
+  void* const gradient = copied ? copy.data() : dy.data;  // in the compute type
+  if (copied)
+    context.run(
+        [&]<class T>(auto& queue) { narrow_gradient(queue, dy, static_cast<T*>(gradient)); });
   const Tensor x = context.tape->value(p.x);
-  const bool wants_x = context.tape->wants(p.x);
-  Tape::Target dx{};
-  if (wants_x) dx = context.tape->target(p.x);
+  context.tape->later({gradient, x.data}, [&context, p, gradient, x] {
+    Scratch workspace(context, linear_backward_weight_workspace(p.shape));
+    context.run([&]<class T>(auto& queue) {
+      linear_backward_weight(
+          queue, LinearBackwardWeight<T>{.shape = p.shape,
+                                         .dy = static_cast<const T*>(gradient),
+                                         .x = x.as<T>() + p.begin,
+                                         .dw = p.w->gradient.as<acc_t<T>>(),
+                                         .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
+                                         .workspace = workspace.data()});
+    });
+  });
+  if (!context.tape->wants(p.x)) return;
+  const Tape::Target dx = context.tape->target(p.x);
   context.run([&]<class T>(auto& queue) {
-    const T* gradient = narrow_gradient<T>(queue, dy, copy.data());
-    linear_backward_weight(
-        queue, LinearBackwardWeight<T>{.shape = p.shape,
-                                       .dy = gradient,
-                                       .x = x.as<T>() + p.begin,
-                                       .dw = p.w->gradient.as<acc_t<T>>(),
-                                       .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
-                                       .workspace = workspace.data()});
-    if (wants_x)
-      linear_backward_input(queue, LinearBackwardInput<T>{.shape = p.shape,
-                                                          .dy = gradient,
-                                                          .w = p.w->compute.as<T>(),
-                                                          .dx = dx.gradient.as<T>() + p.begin,
-                                                          .accumulate = p.whole && dx.accumulate});
+    linear_backward_input(queue, LinearBackwardInput<T>{.shape = p.shape,
+                                                        .dy = static_cast<const T*>(gradient),
+                                                        .w = p.w->compute.as<T>(),
+                                                        .dx = dx.gradient.as<T>() + p.begin,
+                                                        .accumulate = p.whole && dx.accumulate});
   });
 }
 

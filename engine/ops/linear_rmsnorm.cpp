@@ -21,7 +21,6 @@ void backward(Context& context, const Layer& p, const Tensor& raw) {
   const std::size_t bytes =
       context.query([&]<class T>(auto&) { return linear_rmsnorm_backward_workspace<T>(p.shape); });
   Scratch partial_sums(context, bytes);
-  Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
   context.run([&]<class T>(auto& queue) {
     T* const draw = dy.as<T>();  // in place: nobody reads dy after this
     LinearRmsNormBackward<T> layer{.shape = p.shape,
@@ -39,12 +38,17 @@ void backward(Context& context, const Layer& p, const Tensor& raw) {
       layer.dweight[i] = p.weights[i]->gradient.as<acc_t<T>>();
     }
     linear_rmsnorm_backward(queue, layer);
-    linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
-                                                          .dy = draw,
-                                                          .x = x.as<T>(),
-                                                          .dw = p.w->gradient.as<acc_t<T>>(),
-                                                          .dbias = nullptr,
-                                                          .workspace = workspace.data()});
+  });
+  context.tape->later({dy.data, x.data}, [&context, p, dy, x] {
+    Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
+    context.run([&]<class T>(auto& queue) {
+      linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
+                                                            .dy = dy.as<T>(),
+                                                            .x = x.as<T>(),
+                                                            .dw = p.w->gradient.as<acc_t<T>>(),
+                                                            .dbias = nullptr,
+                                                            .workspace = workspace.data()});
+    });
   });
 }
 

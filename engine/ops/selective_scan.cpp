@@ -50,33 +50,36 @@ ScanInputs<T> inputs(const SelectiveScanOperands& x, const Tensor& u, const T* d
           .rank = x.rank};
 }
 
+// The last blocks of its kernel leave most multiprocessors idle for a quarter of its time (an H100,
+// batch 256: 512 blocks on 132 multiprocessors). The CPU's does not.
+bool leaves_room(const Context& context) {
+  return !context.on_cpu();
+}
+
 // du takes the place of do, and ddt that of dt: 103 MB less at the paper's shape, where a training
 // step needs the most memory.
 void backward(Context& context, const ScanShape& shape, const SelectiveScanOperands& x,
-              const Tensor& o, const Tensor& y, const Tensor& states) {
+              const Tensor& dt, const Tensor& o, const Tensor& y, const Tensor& states) {
   Tape& tape = *context.tape;
   tape.release(o);
-  const Tensor u = tape.value(x.u), d_o = tape.gradient(o);
+  const Tensor u = tape.value(x.u), d_o = tape.gradient(o), ddt = tape.overwrite(dt);
   tape.hand_over(o, x.u);
   const Tape::Target dlow = tape.target(x.low);
   FM_CHECK(!dlow.accumulate, "[selective_scan] must be the last to read u and low");
   std::optional<Columns> dz;
   if (x.z) dz = x.z->in(tape.parts(x.z->of));
-  const LinearShape product = dt_product(x);
-  const Scratch dt(context, x.u.bytes());  // then ddt
-  {
+  const auto scan = [&] {
     const std::size_t bytes = context.query(
         [&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
     const Scratch workspace(context, bytes);
     context.run([&]<class T>(auto& queue) {
-      project_dt(queue, x, dt.as<T>());
       scan_backward(queue, ScanBackward<T>{.shape = shape,
-                                           .in = inputs<T>(x, u, dt.as<T>()),
+                                           .in = inputs<T>(x, u, ddt.as<T>()),
                                            .y = y ? y.as<T>() : nullptr,
                                            .states = states.data,
                                            .d_o = d_o.as<T>(),
                                            .du = d_o.as<T>(),
-                                           .ddt = dt.as<T>(),
+                                           .ddt = ddt.as<T>(),
                                            .dz = dz ? dz->as<T>() : nullptr,
                                            .db = dlow.gradient.as<T>() + x.rank,
                                            .dc = dlow.gradient.as<T>() + x.rank + x.state,
@@ -85,19 +88,33 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
                                            .ddt_bias = x.dt_bias->gradient.as<acc_t<T>>(),
                                            .workspace = workspace.data()});
     });
-  }
-  const Scratch workspace(context, linear_backward_weight_workspace(product));
+  };
+  if (leaves_room(context)) tape.beside(scan);
+  else scan();
+}
+
+// The gradients of dt's projection.
+void backward_dt(Context& context, const SelectiveScanOperands& x, const Tensor& dt) {
+  Tape& tape = *context.tape;
+  const LinearShape product = dt_product(x);
+  const Tensor ddt = tape.gradient(dt), dlow = tape.gradient(x.low);
+  tape.later({ddt.data, x.low.data}, [&context, x, product, ddt] {
+    const Scratch workspace(context, linear_backward_weight_workspace(product));
+    context.run([&]<class T>(auto& queue) {
+      linear_backward_weight(queue,
+                             LinearBackwardWeight<T>{.shape = product,
+                                                     .dy = ddt.as<T>(),
+                                                     .x = x.low.as<T>(),
+                                                     .dw = x.dt_proj->gradient.as<acc_t<T>>(),
+                                                     .dbias = nullptr,
+                                                     .workspace = workspace.data()});
+    });
+  });
   context.run([&]<class T>(auto& queue) {
-    linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = product,
-                                                          .dy = dt.as<T>(),
-                                                          .x = x.low.as<T>(),
-                                                          .dw = x.dt_proj->gradient.as<acc_t<T>>(),
-                                                          .dbias = nullptr,
-                                                          .workspace = workspace.data()});
     linear_backward_input(queue, LinearBackwardInput<T>{.shape = product,
-                                                        .dy = dt.as<T>(),
+                                                        .dy = ddt.as<T>(),
                                                         .w = x.dt_proj->compute.as<T>(),
-                                                        .dx = dlow.gradient.as<T>()});
+                                                        .dx = dlow.as<T>()});
   });
 }
 
@@ -116,7 +133,11 @@ Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
                         .channels = static_cast<int>(x.u.shape[2]),
                         .state = x.state,
                         .directions = x.directions};
+  const bool projects = context.query(
+      [&]<class T>(auto& queue) { return scan_projects_dt<T>(queue, shape, x.rank); });
   const Tensor o = context.make(x.u.shape);
+  // Where the scan itself projects it, only its gradient function, which makes it again, needs it.
+  const Tensor dt = projects && !context.tape ? Tensor{} : context.make(x.u.shape);
   Tensor y, states;
   if (context.tape) {
     if (x.z) y = context.make(x.u.shape);
@@ -125,26 +146,30 @@ Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
   }
   {
-    const bool projects = context.query(
-        [&]<class T>(auto& queue) { return scan_projects_dt<T>(queue, shape, x.rank); });
-    const Scratch dt(context, projects ? 0 : x.u.bytes());
     const std::size_t bytes = context.query(
         [&]<class T>(auto& queue) { return scan_forward_workspace<T>(queue, shape); });
     const Scratch workspace(context, bytes);
     context.run([&]<class T>(auto& queue) {
       if (!projects) project_dt(queue, x, dt.as<T>());
       scan_forward(queue, ScanForward<T>{.shape = shape,
-                                         .in = inputs<T>(x, x.u, dt.as<T>()),
+                                         .in = inputs<T>(x, x.u, projects ? nullptr : dt.as<T>()),
                                          .o = o.as<T>(),
                                          .y = y ? y.as<T>() : nullptr,
                                          .states = states.data,
                                          .workspace = workspace.data()});
     });
   }
-  if (context.tape)
-    context.tape->record({"selective_scan", o, {y, states}, [&context, shape, x, o, y, states] {
-                            backward(context, shape, x, o, y, states);
-                          }});
+  if (!context.tape) return o;
+  context.tape->record({"project_dt", dt, {}, [&context, x, dt] { backward_dt(context, x, dt); }});
+  context.tape->record({.name = "selective_scan",
+                        .output = o,
+                        .saved = {y, states},
+                        .backward = [&context, shape, x, dt, o, y,
+                                     states] { backward(context, shape, x, dt, o, y, states); },
+                        .leaves_room = leaves_room(context)});
+  context.tape->drop(dt, [&context, x](const Tensor& again) {
+    context.run([&]<class T>(auto& queue) { project_dt(queue, x, again.as<T>()); });
+  });
   return o;
 }
 

@@ -16,7 +16,8 @@ bool compiled_to_wait() {
 
 bool can_overlap(const CudaQueue& queue) {
   static const bool compiled = compiled_to_wait();  // all kernels are compiled alike
-  return compiled && queue.limits.compute_capability >= 90;
+  // A kernel that waits would wait for the end of the kernel whose beginning its queue waited for.
+  return compiled && queue.limits.compute_capability >= 90 && !queue.is_beside();
 }
 
 }  // namespace fm

@@ -13,7 +13,8 @@
 
 #include "kernels/base/memory_ledger.h"
 
-struct CUstream_st;  // cudaStream_t, without the CUDA headers
+struct CUstream_st;  // cudaStream_t and cudaEvent_t, without the CUDA headers
+struct CUevent_st;
 
 namespace fm {
 
@@ -25,6 +26,7 @@ class CpuQueue {
   // 0 threads: one a core this process may use.
   explicit CpuQueue(int threads = 0);
   int threads() const;
+  CpuQueue beside() const { return *this; }
   ThreadPool& pool() const { return *pool_; }
   MemoryLedger& memory() const { return *memory_; }
 
@@ -47,14 +49,23 @@ class CudaQueue {
  public:
   // Throws Fault::device where the device is missing or older than the kernels were built for.
   explicit CudaQueue(int device = 0);
+  // A second queue of the device, for work beside this one's (fork, join); one memory ledger.
+  CudaQueue beside() const;
 
   CUstream_st* stream() const;
+  // For a kernel that leaves room at its end: the event to fire when all its blocks have begun, or
+  // null where no fork awaits one (launch_with_room).
+  CUevent_st* take_room() const;
+  void await_room() const;
+  bool is_beside() const;
   MemoryLedger& memory() const { return *memory_; }
   DeviceLimits limits;
   std::shared_ptr<MatmulPlans> matmul_plans;  // made by the first matmul
 
  private:
   struct Stream;
+  friend void fork(CudaQueue& main, CudaQueue& side);
+  friend void join(CudaQueue& main, CudaQueue& side);
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<MemoryLedger> memory_ = std::make_shared<MemoryLedger>();
 };
@@ -92,6 +103,19 @@ void copy(CpuQueue&, void* to, const void* from, std::size_t bytes);
 void copy(CudaQueue&, void* to, const void* from, std::size_t bytes);
 void fill_bytes(CpuQueue&, void* memory, int value, std::size_t bytes);
 void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
+
+// A queue beside another. After fork() the side's work waits for what `main` has been given so far;
+// but where await_room() came before, for less: of what main was given since then it waits for
+// nothing but the beginning of a kernel launched with room. After join() main's work waits for all
+// of the side's. On the CPU both are one queue.
+inline void await_room(CpuQueue&) {}
+inline void fork(CpuQueue&, CpuQueue&) {}
+inline void join(CpuQueue&, CpuQueue&) {}
+inline void await_room(CudaQueue& main) {
+  main.await_room();
+}
+void fork(CudaQueue& main, CudaQueue& side);
+void join(CudaQueue& main, CudaQueue& side);
 
 // Waits for all work of the queue; throws Fault::device if any of it failed.
 void synchronize(CpuQueue&);

@@ -1,15 +1,30 @@
 #include <cuda_runtime.h>
 
+#include "kernels/base/begin_beside.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/queue.h"
 
 namespace fm {
 
 struct CudaQueue::Stream {
+  enum class Room { none, awaited, given };
   cudaStream_t handle = nullptr;
+  cudaEvent_t forked = nullptr, joined = nullptr;
+  Room room = Room::none;
+  bool beside = false;
+
+  explicit Stream(bool is_beside) : beside(is_beside) {
+    FM_CUDA_CHECK(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking));
+    for (cudaEvent_t* event : {&forked, &joined})
+      FM_CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
+  }
   ~Stream() {
+    for (cudaEvent_t event : {forked, joined})
+      if (event) cudaEventDestroy(event);
     if (handle) cudaStreamDestroy(handle);
   }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
 };
 
 int cuda_device_count() noexcept {
@@ -19,7 +34,7 @@ int cuda_device_count() noexcept {
   return 0;
 }
 
-CudaQueue::CudaQueue(int device) : stream_(std::make_shared<Stream>()) {
+CudaQueue::CudaQueue(int device) {
   const int count = cuda_device_count();
   if (device < 0 || device >= count)
     fail(Fault::device, "[device] cuda:", device, " is not there: ", count,
@@ -36,7 +51,42 @@ CudaQueue::CudaQueue(int device) : stream_(std::make_shared<Stream>()) {
   if (limits.compute_capability < 80)
     fail(Fault::device, "[device] built for compute capability 8.0 and newer, found ",
          properties.name, " with ", properties.major, ".", properties.minor, "; use --device cpu");
-  FM_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_->handle, cudaStreamNonBlocking));
+  stream_ = std::make_shared<Stream>(false);
+}
+
+CudaQueue CudaQueue::beside() const {
+  CudaQueue side = *this;
+  side.matmul_plans = nullptr;  // two queues need two workspaces
+  side.stream_ = std::make_shared<Stream>(true);
+  return side;
+}
+
+bool CudaQueue::is_beside() const {
+  return stream_->beside;
+}
+
+void CudaQueue::await_room() const {
+  stream_->room = Stream::Room::awaited;
+}
+
+CUevent_st* CudaQueue::take_room() const {
+  if (stream_->room != Stream::Room::awaited) return nullptr;
+  stream_->room = Stream::Room::given;
+  return stream_->forked;
+}
+
+void fork(CudaQueue& main, CudaQueue& side) {
+  CudaQueue::Stream& stream = *main.stream_;
+  if (stream.room != CudaQueue::Stream::Room::given)
+    FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
+  FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
+  if (stream.room == CudaQueue::Stream::Room::given) begin_beside(side);
+  stream.room = CudaQueue::Stream::Room::none;
+}
+
+void join(CudaQueue& main, CudaQueue& side) {
+  FM_CUDA_CHECK(cudaEventRecord(side.stream_->joined, side.stream()));
+  FM_CUDA_CHECK(cudaStreamWaitEvent(main.stream(), side.stream_->joined));
 }
 
 CUstream_st* CudaQueue::stream() const {

@@ -85,8 +85,9 @@ __global__ void __launch_bounds__(Split<kStates>::threads, 1)
 template <class T>
 void launch_split(CudaQueue& queue, int states, const BackwardArgs<T>& args, unsigned ctas) {
   const auto run = [&]<int kStates>() {
-    launch(queue, "scan_backward", split_kernel<T, kStates>, ctas, Split<kStates>::threads,
-           static_cast<std::size_t>(SplitLayout<kStates>(args.block_channels).bytes), args);
+    launch_with_room(
+        queue, "scan_backward", split_kernel<T, kStates>, ctas, Split<kStates>::threads,
+        static_cast<std::size_t>(SplitLayout<kStates>(args.block_channels).bytes), args);
   };
   if (states == 64) run.template operator()<64>();
   else run.template operator()<128>();

@@ -87,6 +87,41 @@ TEST_SUITE("cpu") {
     CHECK(arena.peak() == 8 * kUnit);
   }
 
+  TEST_CASE("arena: a kept block stays taken after it was given back, until all let go") {
+    Arena arena;
+    void* a = arena.take(kUnit);
+    arena.keep(a);
+    arena.keep(a);
+    arena.give_back(a);
+    CHECK(from(a, arena.take(kUnit)) == kUnit);
+    expect_fault(Fault::usage, "given back twice", [&] { arena.give_back(a); });
+    arena.let_go(a);
+    CHECK(from(a, arena.take(kUnit)) == 2 * kUnit);
+    arena.let_go(a);
+    CHECK(arena.take(kUnit) == a);
+    arena.keep(a);
+    arena.let_go(a);  // not given back: still taken
+    CHECK(from(a, arena.take(kUnit)) == 3 * kUnit);
+  }
+
+  TEST_CASE("arena: nothing that is given back is taken again before release") {
+    Arena arena;
+    void* a = arena.take(kUnit);
+    void* b = arena.take(kUnit);
+    void* c = arena.take(kUnit);
+    arena.keep(b);
+    arena.hold();
+    arena.give_back(a);
+    arena.give_back(b);
+    CHECK(from(a, arena.take(kUnit)) == 3 * kUnit);
+    arena.release();
+    CHECK(arena.take(kUnit) == a);
+    CHECK(from(a, arena.take(kUnit)) == 4 * kUnit);  // b is kept, c is in use
+    arena.let_go(b);
+    arena.give_back(c);
+    CHECK(arena.take(2 * kUnit) == b);
+  }
+
   TEST_CASE("arena: reset forgets the blocks, not the peak") {
     Arena arena;
     void* a = arena.take(3 * kUnit);

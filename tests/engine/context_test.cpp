@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "engine/tape.h"
+#include "kernels/base/cuda_graph.h"
 #include "tests/support/cuda.h"
 #include "tests/support/files.h"
 #include "tests/support/tensors.h"
@@ -198,6 +199,41 @@ TEST_SUITE("gpu") {
     }
     expect_fault(Fault::usage, "[dtype] CUDA computes in fp16, bf16 or fp32, got fp64",
                  [&] { Context(cuda_queue(), DType::f64); });
+  }
+
+  TEST_CASE("context: a fork sees what was done before it; what comes after waits for both") {
+    constexpr std::int64_t kCount = 1 << 24;
+    Context context(cuda_queue(), DType::f32, 5 * kCount);
+    auto& queue = std::get<CudaQueue>(context.queue);
+    const Tensor a = context.make({kCount}, DType::u8), b = context.make({kCount}, DType::u8),
+                 c = context.make({kCount}, DType::u8), seen = context.make({2, kCount}, DType::u8);
+    const auto work = [&] {
+      for (int i = 0; i < 2; ++i) {
+        fill_bytes(queue, a.data, 3 + i, a.bytes());
+        context.fork_join([&] { fill_bytes(queue, b.data, 5 + i, b.bytes()); },
+                          [&] {
+                            auto& side = std::get<CudaQueue>(context.queue);
+                            CHECK(side.is_beside());
+                            copy(side, c.data, a.data, c.bytes());
+                          });
+        CHECK(!queue.is_beside());
+        fill_bytes(queue, a.data, 9, a.bytes());
+        fill_bytes(queue, b.data, 9, b.bytes());
+        copy(queue, seen.as<std::uint8_t>() + i * kCount, c.data, c.bytes());
+      }
+    };
+    const auto check = [&] {
+      const Values values = read(context.queue, seen);
+      for (int i = 0; i < 2; ++i)
+        for (std::int64_t j = 0; j < kCount; j += kCount - 1)
+          CHECK(values[static_cast<std::size_t>(i * kCount + j)] == 3 + i);
+    };
+    work();
+    check();
+    fill_bytes(queue, seen.data, 0, seen.bytes());
+    const CudaGraph graph(queue, work);
+    graph.launch(queue);
+    check();
   }
 }
 #endif

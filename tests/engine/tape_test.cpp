@@ -249,6 +249,60 @@ TEST_SUITE("cpu") {
                      });
   }
 
+  TEST_CASE("tape: what nobody waits for is put off to the next operation that leaves room") {
+    Recorder r;
+    std::string order;
+    const auto operation = [&](const char* name, bool room) {
+      const Tensor y = r.context.make({32});
+      const auto work = [&order, name] { order += name; };
+      r.tape.record({name,
+                     y,
+                     {},
+                     [&r, &order, y, room, work, name] {
+                       if (room) r.tape.beside(work);
+                       else work();
+                       void* const read = r.tape.value(y).data;
+                       r.tape.later({read}, [&order, &r, name, read] {
+                         order += std::string("(") + name + ")";
+                         const Scratch scratch(r.context, 1);
+                         CHECK(scratch.data() != read);
+                       });
+                     },
+                     room});
+      return y;
+    };
+    operation("a", false);
+    operation("b", true);
+    const Tensor dropped = r.context.make({32});
+    r.tape.drop(dropped, [&](const Tensor& again) {
+      order += "r";
+      r.context.run([&]<class T>(auto& queue) { fill_bytes(queue, again.data, 0, again.bytes()); });
+    });
+    operation("c", false);
+    operation("d", true);
+    operation("e", false);
+    r.tape.backward();
+    // d's own is put off as well; a has no room to wait for.
+    CHECK(order == "ed(e)rcb(d)(c)(b)a(a)");
+  }
+
+  TEST_CASE("tape: put-off work finds what it reads unchanged") {
+    Recorder r;
+    double seen = 0;
+    const Tensor room = r.context.make({4});
+    r.tape.record({"room", room, {}, [&] { r.tape.beside([] {}); }, true});
+    const Tensor x = r.of({4}, Values(4, 3));
+    r.tape.record(
+        {"x", x, {}, [&] { r.tape.later({x.data}, [&] { seen = read(r.context.queue, x)[0]; }); }});
+    r.tape.record({"after x", r.of({4}, Values(4, 5)), {}, [] {}});
+    const Tensor again = r.context.make({4});
+    r.tape.record({"again", again, {}, [] {}});
+    r.tape.drop(again, [&](const Tensor& y) { write(r.context.queue, y, Values(4, 7)); });
+    r.tape.backward();
+    CHECK(seen == 3);
+    CHECK(is_empty(r.context.arena));
+  }
+
   TEST_CASE("tape: an operation that cannot add refuses an operand with another reader") {
     Recorder r;
     const Tensor x = r.of({8}, Values(8, 1));
