@@ -52,10 +52,11 @@ void Arena::give_back(void* block) {
 }
 
 void Arena::keep(void* block) {
-  ++find(block)->second.keepers;
+  if (block) ++find(block)->second.keepers;
 }
 
 void Arena::let_go(void* block) {
+  if (!block) return;
   const auto found = find(block);
   --found->second.keepers;
   if (found->second.given_back) end(found);

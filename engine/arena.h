@@ -21,7 +21,7 @@ class Arena {
   // 256-byte aligned. Throws Fault::device where the arena is too small (a planning arena never
   // is).
   void* take(std::size_t bytes);
-  // The start of a block that was taken; nullptr is ignored.
+  // Of a block that was taken, its start; nullptr is ignored.
   void give_back(void* block);
   // A kept block that is given back stays taken until whoever kept it lets go.
   void keep(void* block);

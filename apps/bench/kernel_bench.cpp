@@ -17,6 +17,7 @@ constexpr Entry kEntries[] = {
     {"causal_conv1d", bench_causal_conv1d},
     {"rmsnorm", bench_rmsnorm},
     {"linear_rmsnorm", bench_linear_rmsnorm},
+    {"conv_linear_rmsnorm", bench_conv_linear_rmsnorm},
     {"rmsnorm_linear", bench_rmsnorm_linear},
     {"residual_norm", bench_residual_norm},
     {"swiglu", bench_swiglu},

@@ -68,6 +68,7 @@ void bench_flow(BenchList&);
 void bench_image_batch(BenchList&);
 void bench_linear_combination(BenchList&);
 void bench_linear_rmsnorm(BenchList&);
+void bench_conv_linear_rmsnorm(BenchList&);
 void bench_matmul(BenchList&);
 void bench_patchify(BenchList&);
 void bench_random(BenchList&);

@@ -92,7 +92,10 @@ Call backward(BenchArrays& a, const ScanCase& c) {
         .dd = a.output<acc_t<T>>("dd", s.channels),
         .ddt_bias = a.output<acc_t<T>>("ddt_bias", s.channels),
         .workspace = a.workspace(scan_backward_workspace<T>(queue, s))};
-    return [&queue, p] { scan_backward(queue, p); };
+    return [&queue, p] {
+      scan_backward(queue, p);
+      scan_backward_parameters(queue, p);
+    };
   });
 }
 

@@ -1,12 +1,9 @@
 #include "engine/ops/causal_conv1d.h"
 
 #include "engine/tape.h"
-#include "kernels/causal_conv1d/causal_conv1d.h"
 
 namespace fm {
-namespace {
-
-ConvShape shape_of(const Columns& x, const Parameter& weight, int directions) {
+ConvShape conv_shape(const Columns& x, const Parameter& weight, int directions) {
   FM_CHECK(x.of.shape.rank() == 3 && weight.shape.rank() == 2 && weight.shape[0] == x.width,
            "[causal_conv1d] x must be ", weight.shape[0], " columns of [B, L, *], got ", x.width,
            " of ", x.of);
@@ -17,55 +14,50 @@ ConvShape shape_of(const Columns& x, const Parameter& weight, int directions) {
           .width = static_cast<int>(weight.shape[1])};
 }
 
-void forward(Context& context, const ConvShape& shape, const Columns& x, const Parameter& weight,
-             const Parameter& bias, const Tensor& u) {
-  context.run([&]<class T>(auto& queue) {
-    conv_forward(queue, ConvForward<T>{.shape = shape,
-                                       .x = x.as<T>(),
-                                       .x_stride = x.stride(),
-                                       .weight = weight.master.as<acc_t<T>>(),
-                                       .bias = bias.master.as<acc_t<T>>(),
-                                       .u = u.as<T>()});
-  });
-}
-
-}  // namespace
-
 Tensor causal_conv1d(Context& context, const Columns& x, const Parameter& weight,
                      const Parameter& bias, int directions) {
-  const ConvShape shape = shape_of(x, weight, directions);
+  const ConvShape shape = conv_shape(x, weight, directions);
   const Tensor u = context.make({x.of.shape[0], x.of.shape[1], x.width});
-  forward(context, shape, x, weight, bias, u);
-  if (context.tape) {
-    context.tape->record(
-        {"causal_conv1d", u, {}, [&context, shape, x, &weight, &bias, u] {
-           const Columns dx = x.in(context.tape->parts(x.of));
-           const std::size_t bytes =
-               context.query([&]<class T>(auto&) { return conv_backward_workspace<T>(shape); });
-           Scratch workspace(context, bytes);
-           context.run([&]<class T>(auto& queue) {
-             conv_backward(queue, ConvBackward<T>{.shape = shape,
-                                                  .x = x.as<T>(),
-                                                  .x_stride = x.stride(),
-                                                  .weight = weight.master.as<acc_t<T>>(),
-                                                  .bias = bias.master.as<acc_t<T>>(),
-                                                  .du = context.tape->gradient(u).as<T>(),
-                                                  .dx = dx.as<T>(),
-                                                  .dweight = weight.gradient.as<acc_t<T>>(),
-                                                  .dbias = bias.gradient.as<acc_t<T>>(),
-                                                  .workspace = workspace.data()});
-           });
-         }});
-  }
+  context.run([&]<class T>(auto& queue) {
+    conv_forward(queue, conv_arguments<T>(shape, x, weight, bias, u));
+  });
+  record_causal_conv1d(context, x, weight, bias, directions, u);
   return u;
+}
+
+void record_causal_conv1d(Context& context, const Columns& x, const Parameter& weight,
+                          const Parameter& bias, int directions, const Tensor& u) {
+  if (!context.tape) return;
+  const ConvShape shape = conv_shape(x, weight, directions);
+  context.tape->record(
+      {"causal_conv1d", u, {}, [&context, shape, x, &weight, &bias, u] {
+         const Columns dx = x.in(context.tape->parts(x.of));
+         const std::size_t bytes =
+             context.query([&]<class T>(auto&) { return conv_backward_workspace<T>(shape); });
+         Scratch workspace(context, bytes);
+         context.run([&]<class T>(auto& queue) {
+           conv_backward(queue, ConvBackward<T>{.shape = shape,
+                                                .x = x.as<T>(),
+                                                .x_stride = x.stride(),
+                                                .weight = weight.master.as<acc_t<T>>(),
+                                                .bias = bias.master.as<acc_t<T>>(),
+                                                .du = context.tape->gradient(u).as<T>(),
+                                                .dx = dx.as<T>(),
+                                                .dweight = weight.gradient.as<acc_t<T>>(),
+                                                .dbias = bias.gradient.as<acc_t<T>>(),
+                                                .workspace = workspace.data()});
+         });
+       }});
 }
 
 void drop_causal_conv1d(Context& context, const Tensor& u, const Columns& x,
                         const Parameter& weight, const Parameter& bias, int directions) {
   if (!context.tape) return;
-  const ConvShape shape = shape_of(x, weight, directions);
+  const ConvShape shape = conv_shape(x, weight, directions);
   context.tape->drop(u, [&context, shape, x, &weight, &bias](const Tensor& again) {
-    forward(context, shape, x, weight, bias, again);
+    context.run([&]<class T>(auto& queue) {
+      conv_forward(queue, conv_arguments<T>(shape, x, weight, bias, again));
+    });
   });
 }
 

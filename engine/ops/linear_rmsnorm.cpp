@@ -1,7 +1,10 @@
 #include "engine/ops/linear_rmsnorm.h"
 
+#include <functional>
+
+#include "engine/ops/causal_conv1d.h"
 #include "engine/tape.h"
-#include "kernels/linear_rmsnorm/linear_rmsnorm.h"
+#include "kernels/conv_linear_rmsnorm/conv_linear_rmsnorm.h"
 
 namespace fm {
 namespace {
@@ -52,25 +55,22 @@ void backward(Context& context, const Layer& p, const Tensor& raw) {
   });
 }
 
-void forward(Context& context, const Layer& p, void* raw) {
-  context.run([&]<class T>(auto& queue) {
-    LinearRmsNormForward<T> layer{.shape = p.shape,
-                                  .x = p.x.as<T>(),
-                                  .w = p.w->compute.as<T>(),
-                                  .weight = {},
-                                  .raw = static_cast<T*>(raw),
-                                  .y = p.y.as<T>(),
-                                  .keep_raw = context.tape != nullptr};
-    for (std::size_t i = 0; i < p.weights.size(); ++i)
-      layer.weight[i] = p.weights[i]->master.as<acc_t<T>>();
-    linear_rmsnorm_forward(queue, layer);
-  });
+template <class T>
+LinearRmsNormForward<T> arguments(const Context& context, const Layer& p, void* raw) {
+  LinearRmsNormForward<T> layer{.shape = p.shape,
+                                .x = p.x.as<T>(),
+                                .w = p.w->compute.as<T>(),
+                                .weight = {},
+                                .raw = static_cast<T*>(raw),
+                                .y = p.y.as<T>(),
+                                .keep_raw = context.tape != nullptr};
+  for (std::size_t i = 0; i < p.weights.size(); ++i)
+    layer.weight[i] = p.weights[i]->master.as<acc_t<T>>();
+  return layer;
 }
 
-}  // namespace
-
-Tensor linear_rmsnorm(Context& context, const Tensor& x, const Parameter& w,
-                      const std::vector<const Parameter*>& weights) {
+Layer layer_of(Context& context, const Tensor& x, const Parameter& w,
+               const std::vector<const Parameter*>& weights) {
   FM_CHECK(x.shape.rank() == 3 && w.shape.rank() == 3 && x.shape[1] == w.shape[0] &&
                x.shape[2] == w.shape[2] && !weights.empty() &&
                weights.size() <= kRmsNormMaxSegments,
@@ -87,17 +87,55 @@ Tensor linear_rmsnorm(Context& context, const Tensor& x, const Parameter& w,
     shape.segment_width[i] = static_cast<int>(weights[i]->shape.count()) / shape.groups;
   FM_CHECK(shape.out() == w.shape[1], "[linear_rmsnorm] the weights cover ", shape.out(),
            " columns of ", w.shape[1]);
-  const Layer p{shape, x, &w, weights, context.make({shape.rows, shape.groups, shape.out()})};
+  return {shape, x, &w, weights, context.make({shape.rows, shape.groups, shape.out()})};
+}
+
+// Runs forward(raw) with memory for raw, which is kept where gradients are wanted.
+void run_and_record(Context& context, const Layer& p, const std::function<void(void* raw)>& forward) {
   if (!context.tape) {
     const Scratch raw(context, p.y.bytes());
-    forward(context, p, raw.data());
-    return p.y;
+    return forward(raw.data());
   }
   const Tensor raw = context.make(p.y.shape);
-  forward(context, p, raw.data);
+  forward(raw.data);
   context.tape->record(
       {"linear_rmsnorm", p.y, {raw}, [&context, p, raw] { backward(context, p, raw); }});
+}
+
+}  // namespace
+
+Tensor linear_rmsnorm(Context& context, const Tensor& x, const Parameter& w,
+                      const std::vector<const Parameter*>& weights) {
+  const Layer p = layer_of(context, x, w, weights);
+  run_and_record(context, p, [&](void* raw) {
+    context.run([&]<class T>(auto& queue) {
+      linear_rmsnorm_forward(queue, arguments<T>(context, p, raw));
+    });
+  });
   return p.y;
+}
+
+ConvLinearRmsNorm conv_linear_rmsnorm(Context& context, const Columns& x,
+                                      const Parameter& conv_weight, const Parameter& conv_bias,
+                                      const Parameter& w,
+                                      const std::vector<const Parameter*>& weights) {
+  FM_CHECK(w.shape.rank() == 3, "[conv_linear_rmsnorm] w must be [groups, out, in], got ", w.shape);
+  const int groups = static_cast<int>(w.shape[0]);
+  const ConvShape conv = conv_shape(x, conv_weight, groups);
+  const std::int64_t tokens = std::int64_t{conv.batch} * conv.length;
+  const Tensor u = context.make({conv.batch, conv.length, conv.channels});
+  record_causal_conv1d(context, x, conv_weight, conv_bias, groups, u);
+  const Layer p =
+      layer_of(context, u.view({tokens, groups, conv.channels / groups}), w, weights);
+  run_and_record(context, p, [&](void* raw) {
+    context.run([&]<class T>(auto& queue) {
+      conv_linear_rmsnorm_forward(
+          queue, ConvLinearRmsNormForward<T>{
+                     .conv = conv_arguments<T>(conv, x, conv_weight, conv_bias, u),
+                     .layer = arguments<T>(context, p, raw)});
+    });
+  });
+  return {u, p.y};
 }
 
 }  // namespace fm

@@ -68,25 +68,36 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
   FM_CHECK(!dlow.accumulate, "[selective_scan] must be the last to read u and low");
   std::optional<Columns> dz;
   if (x.z) dz = x.z->in(tape.parts(x.z->of));
+  const auto of = [shape, x, u, y, states, d_o, ddt, dz, dlow](void* workspace) {
+    return [=]<class T>() {
+      return ScanBackward<T>{.shape = shape,
+                             .in = inputs<T>(x, u, ddt.as<T>()),
+                             .y = y ? y.as<T>() : nullptr,
+                             .states = states.data,
+                             .d_o = d_o.as<T>(),
+                             .du = d_o.as<T>(),
+                             .ddt = ddt.as<T>(),
+                             .dz = dz ? dz->as<T>() : nullptr,
+                             .db = dlow.gradient.as<T>() + x.rank,
+                             .dc = dlow.gradient.as<T>() + x.rank + x.state,
+                             .da_log = x.a_log->gradient.as<acc_t<T>>(),
+                             .dd = x.d->gradient.as<acc_t<T>>(),
+                             .ddt_bias = x.dt_bias->gradient.as<acc_t<T>>(),
+                             .workspace = workspace};
+    };
+  };
   const auto scan = [&] {
     const std::size_t bytes = context.query(
         [&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
     const Scratch workspace(context, bytes);
+    const auto arguments = of(workspace.data());
     context.run([&]<class T>(auto& queue) {
-      scan_backward(queue, ScanBackward<T>{.shape = shape,
-                                           .in = inputs<T>(x, u, ddt.as<T>()),
-                                           .y = y ? y.as<T>() : nullptr,
-                                           .states = states.data,
-                                           .d_o = d_o.as<T>(),
-                                           .du = d_o.as<T>(),
-                                           .ddt = ddt.as<T>(),
-                                           .dz = dz ? dz->as<T>() : nullptr,
-                                           .db = dlow.gradient.as<T>() + x.rank,
-                                           .dc = dlow.gradient.as<T>() + x.rank + x.state,
-                                           .da_log = x.a_log->gradient.as<acc_t<T>>(),
-                                           .dd = x.d->gradient.as<acc_t<T>>(),
-                                           .ddt_bias = x.dt_bias->gradient.as<acc_t<T>>(),
-                                           .workspace = workspace.data()});
+      scan_backward(queue, arguments.template operator()<T>());
+    });
+    tape.later({workspace.data()}, [&context, arguments] {
+      context.run([&]<class T>(auto& queue) {
+        scan_backward_parameters(queue, arguments.template operator()<T>());
+      });
     });
   };
   if (leaves_room(context)) tape.beside(scan);

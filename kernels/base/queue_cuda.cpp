@@ -11,6 +11,7 @@ struct CudaQueue::Stream {
   cudaStream_t handle = nullptr;
   cudaEvent_t forked = nullptr, joined = nullptr;
   Room room = Room::none;
+  int left = 0;  // multiprocessors, where room is given
   bool beside = false;
 
   explicit Stream(bool is_beside) : beside(is_beside) {
@@ -69,18 +70,20 @@ void CudaQueue::await_room() const {
   stream_->room = Stream::Room::awaited;
 }
 
-CUevent_st* CudaQueue::take_room() const {
+CUevent_st* CudaQueue::take_room(int multiprocessors) const {
   if (stream_->room != Stream::Room::awaited) return nullptr;
   stream_->room = Stream::Room::given;
+  stream_->left = multiprocessors;
   return stream_->forked;
 }
 
 void fork(CudaQueue& main, CudaQueue& side) {
   CudaQueue::Stream& stream = *main.stream_;
-  if (stream.room != CudaQueue::Stream::Room::given)
-    FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
+  const bool room = stream.room == CudaQueue::Stream::Room::given;
+  if (!room) FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
   FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
-  if (stream.room == CudaQueue::Stream::Room::given) begin_beside(side);
+  if (room) begin_beside(side);
+  side.limits.multiprocessors = room ? stream.left : main.limits.multiprocessors;
   stream.room = CudaQueue::Stream::Room::none;
 }
 

@@ -75,7 +75,7 @@ struct ScanBackward {
   T* dz;               // rows z_stride apart, as z
   T* db;               // rows and directions as b
   T* dc;               // rows and directions as c
-  acc_t<T>* da_log;    // [channels, n]
+  acc_t<T>* da_log;    // [channels, n]; these three by scan_backward_parameters
   acc_t<T>* dd;        // [channels]
   acc_t<T>* ddt_bias;  // [channels]
   void* workspace;     // scan_backward_workspace<T>(queue, shape) bytes
@@ -117,5 +117,11 @@ template <class T>
 void scan_backward(CpuQueue&, const ScanBackward<T>&);
 template <class T>
 void scan_backward(CudaQueue&, const ScanBackward<T>&);
+// The gradients of the parameters, from what scan_backward of the same arguments has left in the
+// workspace; the CPU's has left nothing to do.
+template <class T>
+void scan_backward_parameters(CpuQueue&, const ScanBackward<T>&) {}
+template <class T>
+void scan_backward_parameters(CudaQueue&, const ScanBackward<T>&);
 
 }  // namespace fm

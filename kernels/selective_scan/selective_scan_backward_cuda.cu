@@ -347,7 +347,6 @@ void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
   FM_CHECK(static_cast<std::int64_t>(s.batch) * s.length <= kMaxGrid,
            "[selective_scan] at most 2^31 - 1 tokens, got ", s.batch, " x ", s.length);
   const BackwardPlan plan = plan_backward<T>(queue, s, p.workspace);
-  const std::int64_t decays = static_cast<std::int64_t>(s.channels) * plan.states;
   with_padded_state(s.state, [&]<int kStates>() {
     launch(queue, "scan_rates", rates_kernel<kStates>, grid_of(plan.rate_count, kSimpleThreads),
            kSimpleThreads, 0, s, plan.rate_count, p.in.a_log, plan.rates);
@@ -379,10 +378,6 @@ void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
            plan.cut.warps * kWarp, bytes, args);
   });
 
-  launch(queue, "scan_parameters", parameters_kernel,
-         grid_of(decays + 2 * static_cast<std::int64_t>(s.channels), kSumColumns),
-         kSumColumns * kSumSlices, 0, s, plan.states, plan.rows, plan.parameters, p.in.a_log,
-         p.da_log, p.dd, p.ddt_bias);
   if (plan.channel_blocks > 1) {
     const std::int64_t count =
         static_cast<std::int64_t>(s.batch) * s.length * s.directions * 2 * s.state;
@@ -392,11 +387,25 @@ void scan_backward(CudaQueue& queue, const ScanBackward<T>& p) {
   }
 }
 
+template <class T>
+void scan_backward_parameters(CudaQueue& queue, const ScanBackward<T>& p) {
+  using namespace scan;
+  const ScanShape& s = p.shape;
+  const BackwardPlan plan = plan_backward<T>(queue, s, p.workspace);
+  const std::int64_t sums = static_cast<std::int64_t>(s.channels) * (plan.states + 2);
+  launch(queue, "scan_parameters", parameters_kernel, grid_of(sums, kSumColumns),
+         kSumColumns * kSumSlices, 0, s, plan.states, plan.rows, plan.parameters, p.in.a_log,
+         p.da_log, p.dd, p.ddt_bias);
+}
+
 template std::size_t scan_backward_workspace<float>(const CudaQueue&, const ScanShape&);
 template std::size_t scan_backward_workspace<f16>(const CudaQueue&, const ScanShape&);
 template std::size_t scan_backward_workspace<bf16>(const CudaQueue&, const ScanShape&);
 template void scan_backward(CudaQueue&, const ScanBackward<float>&);
 template void scan_backward(CudaQueue&, const ScanBackward<f16>&);
 template void scan_backward(CudaQueue&, const ScanBackward<bf16>&);
+template void scan_backward_parameters(CudaQueue&, const ScanBackward<float>&);
+template void scan_backward_parameters(CudaQueue&, const ScanBackward<f16>&);
+template void scan_backward_parameters(CudaQueue&, const ScanBackward<bf16>&);
 
 }  // namespace fm

@@ -71,11 +71,16 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
   // Rows of in_proj: x of every direction, then z of every direction. Both are used in place.
   const Tensor xz = in_proj(context, x);
   const Columns conv_x(xz, 0, all);
-  const Tensor u = causal_conv1d(context, conv_x, *conv_weight, *conv_bias, groups);
-  // dt (rank), B (n) and C (n) of each direction, side by side.
-  const Tensor grouped = u.view({tokens, groups, channels});
-  const Tensor low = dt_norm ? linear_rmsnorm(context, grouped, *x_proj, {dt_norm, b_norm, c_norm})
-                             : grouped_linear(context, grouped, 0, *x_proj);
+  // low: dt (rank), B (n) and C (n) of each direction, side by side.
+  Tensor u, low;
+  if (dt_norm) {
+    const ConvLinearRmsNorm made = conv_linear_rmsnorm(context, conv_x, *conv_weight, *conv_bias,
+                                                       *x_proj, {dt_norm, b_norm, c_norm});
+    u = made.u, low = made.y;
+  } else {
+    u = causal_conv1d(context, conv_x, *conv_weight, *conv_bias, groups);
+    low = grouped_linear(context, u.view({tokens, groups, channels}), 0, *x_proj);
+  }
   // In training a GPU is short of memory, and waits for it: u is made again, and the gate is left
   // to the norm and product that read its result, which is then never stored. A CPU has the memory:
   // making both again took a fifth of its step.

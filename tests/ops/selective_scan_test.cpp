@@ -138,20 +138,22 @@ Solved solve(Q& queue, const Problem& p) {
   scan_forward(queue, ScanForward<T>{s, in, o, y_at, states.data(), forward_space.data()});
   T *const du_at = p.in_place ? d_o : du, *const ddt_at = p.in_place ? dt : ddt;
   in.dt = dt;
-  scan_backward(queue, ScanBackward<T>{.shape = s,
-                                       .in = in,
-                                       .y = y_at,
-                                       .states = states.data(),
-                                       .d_o = d_o,
-                                       .du = du_at,
-                                       .ddt = ddt_at,
-                                       .dz = p.gated ? dz + s.channels : nullptr,
-                                       .db = dbc + p.rank,
-                                       .dc = dbc + p.rank + n,
-                                       .da_log = da_log,
-                                       .dd = dd,
-                                       .ddt_bias = ddt_bias,
-                                       .workspace = backward_space.data()});
+  const ScanBackward<T> backward{.shape = s,
+                                 .in = in,
+                                 .y = y_at,
+                                 .states = states.data(),
+                                 .d_o = d_o,
+                                 .du = du_at,
+                                 .ddt = ddt_at,
+                                 .dz = p.gated ? dz + s.channels : nullptr,
+                                 .db = dbc + p.rank,
+                                 .dc = dbc + p.rank + n,
+                                 .da_log = da_log,
+                                 .dd = dd,
+                                 .ddt_bias = ddt_bias,
+                                 .workspace = backward_space.data()};
+  scan_backward(queue, backward);
+  scan_backward_parameters(queue, backward);
   const Values dbc_used = columns(dbc.values(), width, p.rank, 2 * n);
   const auto half = [&](int begin) {
     Values part;
