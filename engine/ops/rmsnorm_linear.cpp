@@ -39,11 +39,16 @@ void backward(Context& context, const Layer& p) {
                                                             .z = p.z ? p.z->as<T>() : nullptr,
                                                             .dz = dz ? dz->as<T>() : nullptr,
                                                             .workspace = workspace.data()});
-    rmsnorm_fold_backward(queue, RmsNormFoldBackward<T>{.shape = p.norm,
-                                                        .w = p.w->master.as<Acc>(),
-                                                        .weight = p.weight->master.as<Acc>(),
-                                                        .dw = dw.as<Acc>(),
-                                                        .dweight = p.weight->gradient.as<Acc>()});
+  });
+  context.tape->later({}, [&context, p] {
+    context.run([&]<class T>(auto& queue) {
+      using Acc = acc_t<T>;
+      rmsnorm_fold_backward(queue, RmsNormFoldBackward<T>{.shape = p.norm,
+                                                          .w = p.w->master.as<Acc>(),
+                                                          .weight = p.weight->master.as<Acc>(),
+                                                          .dw = p.w->gradient.as<Acc>(),
+                                                          .dweight = p.weight->gradient.as<Acc>()});
+    });
   });
 }
 

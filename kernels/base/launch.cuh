@@ -82,16 +82,20 @@ void launch_with(CudaQueue& queue, const char* name, void (*kernel)(Params...),
   after_launch(queue, name);
 }
 
-// launch() of a kernel so long that its last blocks leave multiprocessors idle: a fork() that
-// awaits room lets the side's work begin when all its blocks have begun, so that it takes nothing
-// but those. Not with overlap: that this kernel has begun has to mean that all before it is done.
+// launch() of a long kernel whose blocks have a multiprocessor each: where the last of them leave
+// many idle, a fork() that awaits room lets the side's work begin when all blocks have begun, and
+// so take nothing but those. Not with overlap: that this kernel has begun has to mean that all
+// before it is done.
 template <class... Params, class... Args>
 void launch_with_room(CudaQueue& queue, const char* name, void (*kernel)(Params...), unsigned grid,
                       unsigned block, std::size_t shared_bytes, Args&&... args) {
   static_assert(!overlaps<Params...>());
   cudaLaunchAttribute begun{};
   begun.id = cudaLaunchAttributeLaunchCompletionEvent;
-  begun.val.launchCompletionEvent.event = queue.take_room();
+  constexpr int kMany = 16;  // a sixteenth
+  const int all = queue.limits.multiprocessors, last = static_cast<int>(grid % unsigned(all));
+  if (last > 0 && (all - last) * kMany >= all)
+    begun.val.launchCompletionEvent.event = queue.take_room(all - last);
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -184,9 +184,11 @@ __global__ void __launch_bounds__(kSumColumns* kSumSlices)
   const int lane = threadIdx.x % kSumColumns, slice = threadIdx.x / kSumColumns;
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kSumColumns + lane;
   float sum = 0;
-  if (column < columns)
+  if (column < columns) {
+#pragma unroll 8
     for (std::int64_t row = slice; row < rows; row += kSumSlices)
       sum += parts[row * columns + column];
+  }
   slices[slice][lane] = sum;
   __syncthreads();
   if (slice > 0 || column >= columns) return;
