@@ -40,7 +40,7 @@ Arena::Blocks::iterator Arena::find(void* block) {
 }
 
 void Arena::end(Blocks::iterator block) {
-  if (block->second.keepers == 0 && !holding_) taken_.erase(block);
+  if (block->second.keepers == 0 && holds_ == 0) taken_.erase(block);
 }
 
 void Arena::give_back(void* block) {
@@ -63,11 +63,11 @@ void Arena::let_go(void* block) {
 }
 
 void Arena::hold() {
-  holding_ = true;
+  ++holds_;
 }
 
 void Arena::release() {
-  holding_ = false;
+  if (--holds_ > 0) return;
   std::erase_if(taken_, [](const auto& entry) {
     return entry.second.given_back && entry.second.keepers == 0;
   });
@@ -75,7 +75,7 @@ void Arena::release() {
 
 void Arena::reset() {
   taken_.clear();
-  holding_ = false;
+  holds_ = 0;
 }
 
 }  // namespace fm

@@ -26,7 +26,7 @@ class Arena {
   // A kept block that is given back stays taken until whoever kept it lets go.
   void keep(void* block);
   void let_go(void* block);
-  // From hold() to release() nothing that is given back is taken again.
+  // From hold() to its release() nothing that is given back is taken again. They nest.
   void hold();
   void release();
   void reset();
@@ -50,7 +50,7 @@ class Arena {
   Buffer memory_;
   std::size_t peak_ = 0;
   Blocks taken_;
-  bool holding_ = false;
+  int holds_ = 0;
 };
 
 }  // namespace fm

@@ -30,7 +30,19 @@ Tensor Context::make(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-void Context::fork_join(const std::function<void()>& main, const std::function<void()>& side) {
+namespace {
+
+// What a kernel with room leaves, if that is worth cutting kernels for.
+int share_of(const CudaQueue& main) {
+  constexpr int kLeast = 16;  // a sixteenth
+  const int all = main.limits.multiprocessors;
+  return main.room() * kLeast >= all ? main.room() : all;
+}
+
+}  // namespace
+
+void Context::fork_join(const std::function<void()>& main, const std::function<void()>& side,
+                        bool cut_to_room) {
   arena.hold();
   if (planning()) {
     main();
@@ -42,13 +54,47 @@ void Context::fork_join(const std::function<void()>& main, const std::function<v
     };
     std::visit([](auto& q) { await_room(q); }, queue);
     main();
-    both([](auto& here, auto& beside) { fork(here, beside); });
+    both([&]<class Q>(Q& here, Q& beside) {
+      fork(here, beside);
+      if constexpr (!std::is_same_v<Q, CpuQueue>)
+        beside.limits.multiprocessors = cut_to_room ? share_of(here) : here.limits.multiprocessors;
+    });
     std::swap(queue, *side_);
     side();
     std::swap(queue, *side_);
     both([](auto& here, auto& beside) { join(here, beside); });
   }
   arena.release();
+}
+
+void Context::image_by_image(const std::function<void()>& operations) {
+  arena.hold();
+  Parts parts;
+  parts_ = &parts;
+  try {
+    operations();
+  } catch (...) {
+    parts_ = nullptr;
+    throw;
+  }
+  parts_ = nullptr;
+  const auto run = [&](int begin, int end) {
+    for (const ImageWork& work : parts.work) work(begin, end);
+  };
+  if (parts.at > 0 && parts.at < parts.batch)
+    fork_join([&] { run(0, parts.at); }, [&] { run(parts.at, parts.batch); });
+  else run(0, parts.batch);
+  arena.release();
+}
+
+void Context::by_images(int batch, ImageWork work) {
+  if (!parts_) return work(0, batch);
+  parts_->batch = batch;
+  parts_->work.push_back(std::move(work));
+}
+
+void Context::part_images_at(int image) {
+  if (parts_ && image > 0) parts_->at = image;
 }
 
 Frame::Frame(Context& context)

@@ -42,7 +42,20 @@ class Context {
   // both. Neither may write what the other reads or writes; what either gives back is free only
   // after. Between `main`'s work and `side`'s a kernel of main that was launched with room is
   // enough: the side waits for its beginning, not for its end. On the CPU one after the other.
-  void fork_join(const std::function<void()>& main, const std::function<void()>& side);
+  // cut_to_room: the side's kernels are cut for the multiprocessors that that kernel leaves.
+  void fork_join(const std::function<void()>& main, const std::function<void()>& side,
+                 bool cut_to_room = false);
+
+  // Operations that go image by image. If one of them parts the images, those before are one chain
+  // of work and the others a second one on a second queue, which begins when the blocks of the
+  // first one's first kernel have begun: what follows a long kernel then runs where the last blocks
+  // of another leave multiprocessors idle. Other work on their results comes after it.
+  void image_by_image(const std::function<void()>& operations);
+  // What such an operation calls: `work(begin, end)` on images of `batch`, at once or, inside
+  // image_by_image, when all its operations have been called.
+  using ImageWork = std::function<void(int begin, int end)>;
+  void by_images(int batch, ImageWork work);
+  void part_images_at(int image);  // 0: not for this operation's sake
 
   // f.operator()<T>(queue) for the compute type and the queue there is.
   template <class F>
@@ -69,6 +82,11 @@ class Context {
   }
 
   friend class Frame;
+  struct Parts {
+    int batch = 0, at = 0;
+    std::vector<ImageWork> work;
+  };
+  Parts* parts_ = nullptr;  // inside image_by_image
   std::optional<Queue> side_;  // made by the first fork
   std::vector<void*> made_;    // blocks of the innermost frame
   bool framed_ = false;

@@ -14,8 +14,8 @@ Call forward(BenchArrays& a, const ConvLinearRmsNormCase& c) {
         .conv = {.shape = conv,
                  .x = a.input<T>(s.rows * c.conv.x_stride),
                  .x_stride = c.conv.x_stride,
-                 .weight = a.wide_input<T>(std::int64_t{conv.channels} * conv.width,
-                                           {.deviation = 0.5}),
+                 .weight =
+                     a.wide_input<T>(std::int64_t{conv.channels} * conv.width, {.deviation = 0.5}),
                  .bias = a.wide_input<T>(conv.channels),
                  .u = u},
         .layer = {.shape = s,
@@ -42,7 +42,8 @@ ConvLinearRmsNormCase of_batch(int batch) {
 
 void bench_conv_linear_rmsnorm(BenchList& list) {
   constexpr int kChecked = 100;  // images: enough rows for the fused kernel
-  const ConvLinearRmsNormCase timed = of_batch(list.scaled(kConvLinearRmsNormPaper.conv.shape.batch));
+  const ConvLinearRmsNormCase timed =
+      of_batch(list.scaled(kConvLinearRmsNormPaper.conv.shape.batch));
   const ConvLinearRmsNormCase checked = of_batch(std::min(timed.conv.shape.batch, kChecked));
   const LinearRmsNormShape& s = timed.layer;
   list.add("conv_linear_rmsnorm", "forward",

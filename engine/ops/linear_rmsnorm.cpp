@@ -91,7 +91,8 @@ Layer layer_of(Context& context, const Tensor& x, const Parameter& w,
 }
 
 // Runs forward(raw) with memory for raw, which is kept where gradients are wanted.
-void run_and_record(Context& context, const Layer& p, const std::function<void(void* raw)>& forward) {
+void run_and_record(Context& context, const Layer& p,
+                    const std::function<void(void* raw)>& forward) {
   if (!context.tape) {
     const Scratch raw(context, p.y.bytes());
     return forward(raw.data());
@@ -125,14 +126,13 @@ ConvLinearRmsNorm conv_linear_rmsnorm(Context& context, const Columns& x,
   const std::int64_t tokens = std::int64_t{conv.batch} * conv.length;
   const Tensor u = context.make({conv.batch, conv.length, conv.channels});
   record_causal_conv1d(context, x, conv_weight, conv_bias, groups, u);
-  const Layer p =
-      layer_of(context, u.view({tokens, groups, conv.channels / groups}), w, weights);
+  const Layer p = layer_of(context, u.view({tokens, groups, conv.channels / groups}), w, weights);
   run_and_record(context, p, [&](void* raw) {
     context.run([&]<class T>(auto& queue) {
       conv_linear_rmsnorm_forward(
-          queue, ConvLinearRmsNormForward<T>{
-                     .conv = conv_arguments<T>(conv, x, conv_weight, conv_bias, u),
-                     .layer = arguments<T>(context, p, raw)});
+          queue,
+          ConvLinearRmsNormForward<T>{.conv = conv_arguments<T>(conv, x, conv_weight, conv_bias, u),
+                                      .layer = arguments<T>(context, p, raw)});
     });
   });
   return {u, p.y};

@@ -14,8 +14,8 @@ namespace fm {
 Tensor linear_rmsnorm(Context&, const Tensor& x, const Parameter& w,
                       const std::vector<const Parameter*>& weights);
 
-// The same of u = causal_conv1d(x), [tokens, groups, in], one group a direction; faster than the two
-// one after the other.
+// The same of u = causal_conv1d(x), [tokens, groups, in], one group a direction; faster than the
+// two one after the other.
 struct ConvLinearRmsNorm {
   Tensor u;  // [B, L, groups in]
   Tensor y;  // [B L, groups, out]

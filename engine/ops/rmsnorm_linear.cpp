@@ -52,6 +52,25 @@ void backward(Context& context, const Layer& p) {
   });
 }
 
+void forward(Context& context, const Layer& p, int begin, int end) {
+  const std::int64_t length = p.x.shape[1], first = begin * length;
+  RmsNormLinearShape norm = p.norm;
+  norm.rows = (end - begin) * length;
+  const std::size_t bytes = context.query(
+      [&]<class T>(auto& queue) { return rmsnorm_linear_forward_workspace<T>(queue, norm); });
+  const Scratch workspace(context, bytes);
+  context.run([&]<class T>(auto& queue) {
+    rmsnorm_linear_forward(
+        queue, RmsNormLinearForward<T>{.shape = norm,
+                                       .x = p.x.as<T>() + first * norm.in,
+                                       .v = p.v.as<T>(),
+                                       .y = p.y.as<T>() + first * norm.out,
+                                       .r = p.r.as<acc_t<T>>() + first,
+                                       .z = p.z ? p.z->as<T>() + first * norm.z_stride : nullptr,
+                                       .workspace = workspace.data()});
+  });
+}
+
 }  // namespace
 
 Tensor rmsnorm_linear(Context& context, const Tensor& x, const Parameter& weight,
@@ -71,30 +90,25 @@ Tensor rmsnorm_linear(Context& context, const Tensor& x, const Parameter& weight
       .v = context.make(w.shape),
       .r = context.make({rows}, context.acc()),
       .y = context.make({x.shape[0], x.shape[1], out})};
-  const std::size_t bytes = context.query(
-      [&]<class T>(auto& queue) { return rmsnorm_linear_forward_workspace<T>(queue, p.norm); });
-  const Scratch workspace(context, bytes);
+  bool done = false;  // at once, without v and r
   context.run([&]<class T>(auto& queue) {
     using Acc = acc_t<T>;
-    if (!context.tape && !z &&
+    done =
+        !context.tape && !z &&
         rmsnorm_linear_inference(queue, RmsNormLinearInference<T>{.shape = p.norm,
                                                                   .x = x.as<T>(),
                                                                   .w = w.master.as<Acc>(),
                                                                   .weight = weight.master.as<Acc>(),
-                                                                  .y = p.y.as<T>()}))
-      return;
-    rmsnorm_fold(queue, RmsNormFold<T>{.shape = p.norm,
-                                       .w = w.master.as<Acc>(),
-                                       .weight = weight.master.as<Acc>(),
-                                       .v = p.v.as<T>()});
-    rmsnorm_linear_forward(queue, RmsNormLinearForward<T>{.shape = p.norm,
-                                                          .x = x.as<T>(),
-                                                          .v = p.v.as<T>(),
-                                                          .y = p.y.as<T>(),
-                                                          .r = p.r.as<Acc>(),
-                                                          .z = z ? z->as<T>() : nullptr,
-                                                          .workspace = workspace.data()});
+                                                                  .y = p.y.as<T>()});
+    if (!done)
+      rmsnorm_fold(queue, RmsNormFold<T>{.shape = p.norm,
+                                         .w = w.master.as<Acc>(),
+                                         .weight = weight.master.as<Acc>(),
+                                         .v = p.v.as<T>()});
   });
+  if (!done)
+    context.by_images(static_cast<int>(x.shape[0]),
+                      [&context, p](int begin, int end) { forward(context, p, begin, end); });
   if (context.tape)
     context.tape->record(
         {"rmsnorm_linear", p.y, {p.v, p.r}, [&context, p] { backward(context, p); }});

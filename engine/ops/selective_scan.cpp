@@ -50,6 +50,28 @@ ScanInputs<T> inputs(const SelectiveScanOperands& x, const Tensor& u, const T* d
           .rank = x.rank};
 }
 
+// The part of a scan that images [begin, end) are.
+ScanShape images(ScanShape shape, int begin, int end) {
+  if (end - begin == shape.batch) return shape;
+  shape.batch = end - begin;
+  shape.chunks = 1;
+  return shape;
+}
+template <class T>
+ScanForward<T> images(ScanForward<T> p, const ScanShape& part, int begin,
+                      std::int64_t states_bytes) {
+  const std::int64_t tokens = std::int64_t{begin} * p.shape.length;
+  p.in.u += tokens * p.in.u_stride;
+  if (p.in.dt) p.in.dt += tokens * p.in.dt_stride;
+  if (p.in.z) p.in.z += tokens * p.in.z_stride;
+  for (const T** columns : {&p.in.b, &p.in.c, &p.in.dt_low}) *columns += tokens * p.in.bc_stride;
+  p.o += tokens * p.shape.channels;
+  if (p.y) p.y += tokens * p.shape.channels;
+  if (p.states) p.states = static_cast<char*>(p.states) + begin * states_bytes;
+  p.shape = part;
+  return p;
+}
+
 // The last blocks of its kernel leave most multiprocessors idle for a quarter of its time (an H100,
 // batch 256: 512 blocks on 132 multiprocessors). The CPU's does not.
 bool leaves_room(const Context& context) {
@@ -91,9 +113,8 @@ void backward(Context& context, const ScanShape& shape, const SelectiveScanOpera
         [&]<class T>(auto& queue) { return scan_backward_workspace<T>(queue, shape); });
     const Scratch workspace(context, bytes);
     const auto arguments = of(workspace.data());
-    context.run([&]<class T>(auto& queue) {
-      scan_backward(queue, arguments.template operator()<T>());
-    });
+    context.run(
+        [&]<class T>(auto& queue) { scan_backward(queue, arguments.template operator()<T>()); });
     tape.later({workspace.data()}, [&context, arguments] {
       context.run([&]<class T>(auto& queue) {
         scan_backward_parameters(queue, arguments.template operator()<T>());
@@ -156,20 +177,25 @@ Tensor selective_scan(Context& context, const SelectiveScanOperands& x) {
         context.query([&]<class T>(auto& queue) { return scan_states_bytes<T>(queue, shape); });
     states = context.make({static_cast<std::int64_t>(bytes)}, DType::u8);
   }
-  {
-    const std::size_t bytes = context.query(
-        [&]<class T>(auto& queue) { return scan_forward_workspace<T>(queue, shape); });
+  if (!projects) context.run([&]<class T>(auto& queue) { project_dt(queue, x, dt.as<T>()); });
+  context.part_images_at(
+      context.query([&]<class T>(auto& queue) { return scan_parting(queue, shape); }));
+  context.by_images(shape.batch, [&context, shape, x, dt = projects ? Tensor{} : dt, o, y, states](
+                                     int begin, int end) {
+    const ScanShape part = images(shape, begin, end);
+    const std::size_t bytes =
+        context.query([&]<class T>(auto& queue) { return scan_forward_workspace<T>(queue, part); });
     const Scratch workspace(context, bytes);
     context.run([&]<class T>(auto& queue) {
-      if (!projects) project_dt(queue, x, dt.as<T>());
-      scan_forward(queue, ScanForward<T>{.shape = shape,
-                                         .in = inputs<T>(x, x.u, projects ? nullptr : dt.as<T>()),
-                                         .o = o.as<T>(),
-                                         .y = y ? y.as<T>() : nullptr,
-                                         .states = states.data,
-                                         .workspace = workspace.data()});
+      const ScanForward<T> whole{.shape = shape,
+                                 .in = inputs<T>(x, x.u, dt ? dt.as<T>() : nullptr),
+                                 .o = o.as<T>(),
+                                 .y = y ? y.as<T>() : nullptr,
+                                 .states = states.data,
+                                 .workspace = workspace.data()};
+      scan_forward(queue, images(whole, part, begin, states.bytes() / shape.batch));
     });
-  }
+  });
   if (!context.tape) return o;
   context.tape->record({"project_dt", dt, {}, [&context, x, dt] { backward_dt(context, x, dt); }});
   context.tape->record({.name = "selective_scan",

@@ -1,5 +1,5 @@
-#include "kernels/base/launch.cuh"
 #include "kernels/base/begin_beside.h"
+#include "kernels/base/launch.cuh"
 
 namespace fm {
 namespace {

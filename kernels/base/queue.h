@@ -53,10 +53,11 @@ class CudaQueue {
   CudaQueue beside() const;
 
   CUstream_st* stream() const;
-  // For a kernel that leaves so many multiprocessors idle at its end: the event to fire when all its
-  // blocks have begun, or null where no fork awaits one (launch_with_room).
+  // For a kernel that leaves so many multiprocessors idle at its end: the event to fire when all
+  // its blocks have begun, or null where no fork awaits one (launch_with_room).
   CUevent_st* take_room(int multiprocessors) const;
   void await_room() const;
+  int room() const;  // what the last fork found; all multiprocessors where no such kernel came
   bool is_beside() const;
   MemoryLedger& memory() const { return *memory_; }
   DeviceLimits limits;
@@ -106,8 +107,7 @@ void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
 
 // A queue beside another. After fork() the side's work waits for what `main` has been given so far;
 // but where await_room() came before, for less: of what main was given since then it waits for
-// nothing but the beginning of a kernel launched with room. The side's limits then count the
-// multiprocessors that the kernel leaves. After join() main's work waits for all
+// nothing but the beginning of a kernel launched with room. After join() main's work waits for all
 // of the side's. On the CPU both are one queue.
 inline void await_room(CpuQueue&) {}
 inline void fork(CpuQueue&, CpuQueue&) {}

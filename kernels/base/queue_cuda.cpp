@@ -66,6 +66,10 @@ bool CudaQueue::is_beside() const {
   return stream_->beside;
 }
 
+int CudaQueue::room() const {
+  return stream_->left;
+}
+
 void CudaQueue::await_room() const {
   stream_->room = Stream::Room::awaited;
 }
@@ -83,7 +87,7 @@ void fork(CudaQueue& main, CudaQueue& side) {
   if (!room) FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
   FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
   if (room) begin_beside(side);
-  side.limits.multiprocessors = room ? stream.left : main.limits.multiprocessors;
+  if (!room) stream.left = main.limits.multiprocessors;
   stream.room = CudaQueue::Stream::Room::none;
 }
 

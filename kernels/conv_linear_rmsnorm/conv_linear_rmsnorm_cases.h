@@ -16,8 +16,8 @@ struct ConvLinearRmsNormCase {
 // A convolution of `width` taps and the layer after it; x is the first part of wider rows.
 constexpr ConvLinearRmsNormCase conv_layer(int batch, int length, int directions, int in, int width,
                                            LinearRmsNormShape segments) {
-  ConvLinearRmsNormCase c{{{batch, length, directions * in, directions, width}, 2 * directions * in},
-                          segments};
+  ConvLinearRmsNormCase c{
+      {{batch, length, directions * in, directions, width}, 2 * directions * in}, segments};
   c.layer.rows = std::int64_t{batch} * length;
   c.layer.groups = directions;
   c.layer.in = in;
@@ -46,8 +46,7 @@ inline constexpr Tolerance kConvLinearRmsNormTolerance = {1e-5, 6e-4, 5e-3};
 inline Work conv_linear_rmsnorm_work(const ConvLinearRmsNormCase& c, DType t) {
   const Work conv = conv_forward_work(c.conv.shape, t),
              layer = linear_rmsnorm_forward_work(c.layer, t);
-  return {conv.bytes + layer.bytes -
-              conv_elements(c.conv.shape) * static_cast<double>(size_of(t)),
+  return {conv.bytes + layer.bytes - conv_elements(c.conv.shape) * static_cast<double>(size_of(t)),
           conv.flops + layer.flops, conv.specials + layer.specials, layer.matrix_flops};
 }
 

@@ -14,8 +14,8 @@ using namespace linear_rmsnorm;
 constexpr int kTaps = 4;
 constexpr int kStageRows = kTileRows + kTaps - 1;
 constexpr int kStages = 4;
-constexpr int kOutputs = 4;                      // tokens of a lane
-constexpr int kWindow = kOutputs + kTaps - 1;    // and what they look at
+constexpr int kOutputs = 4;                    // tokens of a lane
+constexpr int kWindow = kOutputs + kTaps - 1;  // and what they look at
 constexpr int kMostWarps = 12;
 constexpr int kLeastTiles = 8;
 template <class T>

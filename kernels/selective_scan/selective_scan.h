@@ -96,6 +96,13 @@ bool scan_projects_dt(const CpuQueue&, const ScanShape&, int /*rank*/) {
 template <class T>
 bool scan_projects_dt(const CudaQueue&, const ScanShape&, int rank);
 
+// The images of forward whose blocks fill the device a whole number of times, where the others
+// leave it idle in part: there it may be parted, [0, n) and the rest each in one chunk. 0: nowhere.
+inline int scan_parting(const CpuQueue&, const ScanShape&) {
+  return 0;
+}
+int scan_parting(const CudaQueue&, const ScanShape&);
+
 template <class T>
 std::size_t scan_states_bytes(const CpuQueue&, const ScanShape&);
 template <class T>

@@ -278,6 +278,19 @@ int scan_chunks(const CudaQueue& queue, const ScanShape& s) {
   return chunks >= 3 ? static_cast<int>(chunks) : 1;
 }
 
+int scan_parting(const CudaQueue& queue, const ScanShape& s) {
+  if (scan_chunks(queue, s) > 1) return 0;
+  const int of_image = s.directions * ceil_div(s.channels / s.directions, scan::kTileChannels);
+  int slots = queue.limits.multiprocessors;
+  scan::with_padded_state(s.state,
+                          [&]<int kStates>() { slots *= scan::Tile<kStates>::blocks_per_sm; });
+  const std::int64_t waves = std::int64_t{s.batch} * of_image / slots;
+  const int whole = static_cast<int>(waves * slots / of_image), rest = s.batch - whole;
+  // The rest by the same tiles, and not so many that nothing is left idle.
+  const bool pays = rest * of_image * 2 > slots && rest * of_image * 16 <= 15 * slots;
+  return waves > 0 && pays ? whole : 0;
+}
+
 template <class T>
 std::size_t scan_states_bytes(const CudaQueue&, const ScanShape& s) {
   scan::check_shape(s);

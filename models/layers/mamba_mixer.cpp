@@ -87,19 +87,25 @@ Tensor MambaMixer::operator()(Context& context, const Tensor& x) const {
   const bool drops = context.tape && !context.on_cpu();
   const std::optional<Columns> z = Columns(xz, all, all), none;
   const bool gated_late = drops && out_norm;
-  const Tensor o = selective_scan(context, {.u = u,
-                                            .z = gated_late ? none : z,
-                                            .low = low,
-                                            .rank = rank,
-                                            .state = state,
-                                            .directions = groups,
-                                            .dt_proj = dt_proj,
-                                            .dt_bias = dt_bias,
-                                            .a_log = a_log,
-                                            .d = d});
-  if (drops) drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
-  return out_norm ? rmsnorm_linear(context, o, *out_norm, *out_proj, gated_late ? z : none)
-                  : linear(context, o, *out_proj, nullptr);
+  Tensor y;
+  const auto scan_and_project = [&] {
+    const Tensor o = selective_scan(context, {.u = u,
+                                              .z = gated_late ? none : z,
+                                              .low = low,
+                                              .rank = rank,
+                                              .state = state,
+                                              .directions = groups,
+                                              .dt_proj = dt_proj,
+                                              .dt_bias = dt_bias,
+                                              .a_log = a_log,
+                                              .d = d});
+    if (drops) drop_causal_conv1d(context, u, conv_x, *conv_weight, *conv_bias, groups);
+    y = out_norm ? rmsnorm_linear(context, o, *out_norm, *out_proj, gated_late ? z : none)
+                 : linear(context, o, *out_proj, nullptr);
+  };
+  if (gated_late) context.image_by_image(scan_and_project);
+  else scan_and_project();
+  return y;
 }
 
 }  // namespace

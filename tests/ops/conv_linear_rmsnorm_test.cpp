@@ -83,7 +83,8 @@ TEST_SUITE("cpu") {
     }
   }
 
-  TEST_CASE("conv_linear_rmsnorm: a layer that does not take what the convolution makes is refused") {
+  TEST_CASE(
+      "conv_linear_rmsnorm: a layer that does not take what the convolution makes is refused") {
     const ConvLinearRmsNormCase& good = kConvLinearRmsNormPaper;
     conv_linear_rmsnorm_check(good.conv.shape, good.layer);
     LinearRmsNormShape rows = good.layer, groups = good.layer, in = good.layer;
