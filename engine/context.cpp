@@ -30,17 +30,6 @@ Tensor Context::make(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-namespace {
-
-// What a kernel with room leaves, if that is worth cutting kernels for.
-int share_of(const CudaQueue& main) {
-  constexpr int kLeast = 16;  // a sixteenth
-  const int all = main.limits.multiprocessors;
-  return main.room() * kLeast >= all ? main.room() : all;
-}
-
-}  // namespace
-
 void Context::fork_join(const std::function<void()>& main, const std::function<void()>& side,
                         bool cut_to_room) {
   arena.hold();
@@ -54,11 +43,7 @@ void Context::fork_join(const std::function<void()>& main, const std::function<v
     };
     std::visit([](auto& q) { await_room(q); }, queue);
     main();
-    both([&]<class Q>(Q& here, Q& beside) {
-      fork(here, beside);
-      if constexpr (!std::is_same_v<Q, CpuQueue>)
-        beside.limits.multiprocessors = cut_to_room ? share_of(here) : here.limits.multiprocessors;
-    });
+    both([&](auto& here, auto& beside) { fork(here, beside, cut_to_room); });
     std::swap(queue, *side_);
     side();
     std::swap(queue, *side_);

@@ -86,7 +86,7 @@ class Context {
     int batch = 0, at = 0;
     std::vector<ImageWork> work;
   };
-  Parts* parts_ = nullptr;  // inside image_by_image
+  Parts* parts_ = nullptr;     // inside image_by_image
   std::optional<Queue> side_;  // made by the first fork
   std::vector<void*> made_;    // blocks of the innermost frame
   bool framed_ = false;

@@ -57,7 +57,6 @@ class CudaQueue {
   // its blocks have begun, or null where no fork awaits one (launch_with_room).
   CUevent_st* take_room(int multiprocessors) const;
   void await_room() const;
-  int room() const;  // what the last fork found; all multiprocessors where no such kernel came
   bool is_beside() const;
   MemoryLedger& memory() const { return *memory_; }
   DeviceLimits limits;
@@ -65,7 +64,7 @@ class CudaQueue {
 
  private:
   struct Stream;
-  friend void fork(CudaQueue& main, CudaQueue& side);
+  friend void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room);
   friend void join(CudaQueue& main, CudaQueue& side);
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<MemoryLedger> memory_ = std::make_shared<MemoryLedger>();
@@ -107,15 +106,16 @@ void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
 
 // A queue beside another. After fork() the side's work waits for what `main` has been given so far;
 // but where await_room() came before, for less: of what main was given since then it waits for
-// nothing but the beginning of a kernel launched with room. After join() main's work waits for all
+// nothing but the beginning of a kernel launched with room. With cut_to_room its limits count the
+// multiprocessors which that kernel leaves, if they are many. After join() main's work waits for all
 // of the side's. On the CPU both are one queue.
 inline void await_room(CpuQueue&) {}
-inline void fork(CpuQueue&, CpuQueue&) {}
+inline void fork(CpuQueue&, CpuQueue&, bool /*cut_to_room*/) {}
 inline void join(CpuQueue&, CpuQueue&) {}
 inline void await_room(CudaQueue& main) {
   main.await_room();
 }
-void fork(CudaQueue& main, CudaQueue& side);
+void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room);
 void join(CudaQueue& main, CudaQueue& side);
 
 // Waits for all work of the queue; throws Fault::device if any of it failed.

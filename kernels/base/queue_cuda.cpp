@@ -66,10 +66,6 @@ bool CudaQueue::is_beside() const {
   return stream_->beside;
 }
 
-int CudaQueue::room() const {
-  return stream_->left;
-}
-
 void CudaQueue::await_room() const {
   stream_->room = Stream::Room::awaited;
 }
@@ -81,13 +77,16 @@ CUevent_st* CudaQueue::take_room(int multiprocessors) const {
   return stream_->forked;
 }
 
-void fork(CudaQueue& main, CudaQueue& side) {
+void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room) {
   CudaQueue::Stream& stream = *main.stream_;
   const bool room = stream.room == CudaQueue::Stream::Room::given;
   if (!room) FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
   FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
   if (room) begin_beside(side);
-  if (!room) stream.left = main.limits.multiprocessors;
+  constexpr int kMany = 16;  // a sixteenth
+  const int all = main.limits.multiprocessors;
+  const bool many = room && stream.left * kMany >= all;
+  side.limits.multiprocessors = cut_to_room && many ? stream.left : all;
   stream.room = CudaQueue::Stream::Room::none;
 }
 

@@ -38,6 +38,44 @@ TEST_SUITE("cpu") {
     CHECK(calls == 1);
   }
 
+  TEST_CASE("context: operations that go image by image, at once, together or in two parts") {
+    Context context(CpuQueue(1), DType::f32, 4 * 256);
+    std::string order;
+    const auto operation = [&](const char* name) {
+      context.by_images(
+          5, [&order, name](int begin, int end) { order += concat(name, begin, "-", end, " "); });
+    };
+    operation("a");
+    CHECK(order == "a0-5 ");
+    order.clear();
+    context.image_by_image([&] {
+      operation("a");
+      operation("b");
+      CHECK(order.empty());
+    });
+    CHECK(order == "a0-5 b0-5 ");
+    order.clear();
+    context.image_by_image([&] {
+      void* block = context.arena.take(256);
+      operation("a");
+      context.part_images_at(3);
+      context.arena.give_back(block);
+      operation("b");
+      CHECK(context.arena.take(256) != block);  // the work that is kept back may still need it
+    });
+    CHECK(order == "a0-3 b0-3 a3-5 b3-5 ");
+    context.arena.reset();
+
+    order.clear();
+    CHECK_THROWS_AS(context.image_by_image([&] {
+      operation("a");
+      fail(Fault::runtime, "stop");
+    }),
+                    Error);
+    operation("b");
+    CHECK(order == "b0-5 ");
+  }
+
   TEST_CASE("context: a type that the CPU does not compute in is refused") {
     for (const DType type : {DType::f16, DType::bf16, DType::i32, DType::u8}) {
       const std::string text =
