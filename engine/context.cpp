@@ -30,23 +30,28 @@ Tensor Context::make(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-void Context::fork_join(const std::function<void()>& main, const std::function<void()>& side,
-                        bool cut_to_room) {
+void Context::fork_join(const Work& main, const Work& side, const Work& first) {
   arena.hold();
   if (planning()) {
     main();
+    if (first) first();
     side();
   } else {
     if (!side_) side_ = std::visit([](const auto& q) { return Queue(q.beside()); }, queue);
     const auto both = [&](auto f) {
       std::visit([&]<class Q>(Q& q) { f(q, std::get<Q>(*side_)); }, queue);
     };
+    const auto on_side = [&](const Work& work) {
+      std::swap(queue, *side_);
+      work();
+      std::swap(queue, *side_);
+    };
     std::visit([](auto& q) { await_room(q); }, queue);
     main();
-    both([&](auto& here, auto& beside) { fork(here, beside, cut_to_room); });
-    std::swap(queue, *side_);
-    side();
-    std::swap(queue, *side_);
+    both([&](auto& here, auto& beside) { fork(here, beside, first != nullptr); });
+    if (first) on_side(first);
+    both([](auto& here, auto& beside) { uncut(here, beside); });
+    on_side(side);
     both([](auto& here, auto& beside) { join(here, beside); });
   }
   arena.release();

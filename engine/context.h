@@ -41,10 +41,10 @@ class Context {
   // Enqueues `main` and, on a second queue beside this one, `side`; what comes after waits for
   // both. Neither may write what the other reads or writes; what either gives back is free only
   // after. Between `main`'s work and `side`'s a kernel of main that was launched with room is
-  // enough: the side waits for its beginning, not for its end. On the CPU one after the other.
-  // cut_to_room: the side's kernels are cut for the multiprocessors that that kernel leaves.
-  void fork_join(const std::function<void()>& main, const std::function<void()>& side,
-                 bool cut_to_room = false);
+  // enough: the side waits for its beginning, not for its end. `first`, before `side`, is cut for
+  // the multiprocessors that that kernel leaves. On the CPU one after the other.
+  using Work = std::function<void()>;
+  void fork_join(const Work& main, const Work& side, const Work& first = nullptr);
 
   // Operations that go image by image. If one of them parts the images, those before are one chain
   // of work and the others a second one on a second queue, which begins when the blocks of the

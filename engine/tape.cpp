@@ -55,18 +55,17 @@ void Tape::later(const std::vector<void*>& reads, std::function<void()> work) {
 
 void Tape::beside(const std::function<void()>& work) {
   const std::vector<PutOff> before = std::exchange(put_off_, {});  // `work` may put off more
-  context_.fork_join(
-      work,
-      [&] {
-        for (const PutOff& p : before) p.work();
-        // The last operation is the one that leaves room.
-        for (auto operation = operations_.rbegin() + 1; operation != operations_.rend();
-             ++operation) {
-          if (operation->leaves_room) break;
-          if (operation->ahead) operation->ahead();
-        }
-      },
-      true);
+  const auto put_off = [&] {
+    for (const PutOff& p : before) p.work();
+  };
+  const auto ahead = [&] {
+    // The last operation is the one that leaves room.
+    for (auto operation = operations_.rbegin() + 1; operation != operations_.rend(); ++operation) {
+      if (operation->leaves_room) break;
+      if (operation->ahead) operation->ahead();
+    }
+  };
+  context_.fork_join(work, ahead, put_off);
   for (const PutOff& p : before)
     for (void* block : p.reads) context_.arena.let_go(block);
 }

@@ -5,8 +5,8 @@
 
 namespace fm {
 
-// Does nothing. Only a kernel may wait for a kernel's beginning; what follows it on the queue,
-// fills and copies too, waits for its end.
+// Does nothing, in a block that wants room of its own. Only a kernel may wait for a kernel's
+// beginning; what follows it on the queue, fills and copies too, waits for its end.
 void begin_beside(CudaQueue& side);
 
 }  // namespace fm

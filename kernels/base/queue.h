@@ -41,6 +41,7 @@ struct DeviceLimits {
   int index = 0;                           // CUDA device number
   int compute_capability = 0;              // 90 for sm_90
   int multiprocessors = 0;                 // SMs
+  bool clusters = true;                    // blocks of a cluster find SMs beside each other
   std::size_t shared_bytes_per_block = 0;  // opt-in dynamic shared memory a block may ask for
   std::size_t memory_bytes = 0;            // device memory in all
 };
@@ -106,12 +107,16 @@ void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
 
 // A queue beside another. After fork() the side's work waits for what `main` has been given so far;
 // but where await_room() came before, for less: of what main was given since then it waits for
-// nothing but the beginning of a kernel launched with room. With cut_to_room its limits count the
-// multiprocessors which that kernel leaves, if they are many. After join() main's work waits for all
-// of the side's. On the CPU both are one queue.
+// nothing but the beginning of a kernel launched with room. cut_to_room: the side's limits are the
+// multiprocessors which that kernel leaves, if they are many. Without it the side's first work must
+// be a kernel. After join() main's work waits for all of the side's. On the CPU both are one queue.
 inline void await_room(CpuQueue&) {}
 inline void fork(CpuQueue&, CpuQueue&, bool /*cut_to_room*/) {}
 inline void join(CpuQueue&, CpuQueue&) {}
+inline void uncut(CpuQueue&, CpuQueue&) {}
+inline void uncut(CudaQueue& main, CudaQueue& side) {
+  side.limits = main.limits;
+}
 inline void await_room(CudaQueue& main) {
   main.await_room();
 }

@@ -82,11 +82,15 @@ void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room) {
   const bool room = stream.room == CudaQueue::Stream::Room::given;
   if (!room) FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
   FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
-  if (room) begin_beside(side);
+  side.limits = main.limits;
   constexpr int kMany = 16;  // a sixteenth
-  const int all = main.limits.multiprocessors;
-  const bool many = room && stream.left * kMany >= all;
-  side.limits.multiprocessors = cut_to_room && many ? stream.left : all;
+  if (room && cut_to_room) {
+    begin_beside(side);
+    if (stream.left * kMany >= main.limits.multiprocessors) {
+      side.limits.multiprocessors = stream.left;
+      side.limits.clusters = false;  // they are anywhere
+    }
+  }
   stream.room = CudaQueue::Stream::Room::none;
 }
 
