@@ -44,7 +44,10 @@ Call backward(BenchArrays& a, const RmsNormLinearShape& s) {
         .z = z,
         .dz = a.output<T>("dz", Rows{s.rows, s.in, s.z_stride}),
         .workspace = a.workspace(rmsnorm_linear_backward_workspace<T>(queue, s))};
-    return [&queue, p] { rmsnorm_linear_backward(queue, p); };
+    return [&queue, p] {
+      rmsnorm_linear_backward(queue, p);
+      rmsnorm_linear_backward_weight(queue, p);
+    };
   });
 }
 

@@ -22,27 +22,29 @@ void backward(Context& context, const Layer& p) {
   const Tensor dy = context.tape->gradient(p.y), x = context.tape->value(p.x);
   std::optional<Columns> dz;
   if (p.z) dz = p.z->in(context.tape->parts(p.z->of));
-  const Tensor& dw = p.w->gradient;
   const std::size_t bytes = context.query(
       [&]<class T>(auto& queue) { return rmsnorm_linear_backward_workspace<T>(queue, p.norm); });
   const Scratch workspace(context, bytes);
+  const auto arguments = [p, dy, x, dx = dx.gradient, dz, memory = workspace.data()]<class T>() {
+    return RmsNormLinearBackward<T>{.shape = p.norm,
+                                    .dy = dy.as<T>(),
+                                    .y = p.y.as<T>(),
+                                    .r = p.r.as<acc_t<T>>(),
+                                    .v = p.v.as<T>(),
+                                    .x = x.as<T>(),
+                                    .dx = dx.as<T>(),
+                                    .dv = p.w->gradient.as<acc_t<T>>(),
+                                    .z = p.z ? p.z->as<T>() : nullptr,
+                                    .dz = dz ? dz->as<T>() : nullptr,
+                                    .workspace = memory};
+  };
   context.run([&]<class T>(auto& queue) {
-    using Acc = acc_t<T>;
-    rmsnorm_linear_backward(queue, RmsNormLinearBackward<T>{.shape = p.norm,
-                                                            .dy = dy.as<T>(),
-                                                            .y = p.y.as<T>(),
-                                                            .r = p.r.as<Acc>(),
-                                                            .v = p.v.as<T>(),
-                                                            .x = x.as<T>(),
-                                                            .dx = dx.gradient.as<T>(),
-                                                            .dv = dw.as<Acc>(),
-                                                            .z = p.z ? p.z->as<T>() : nullptr,
-                                                            .dz = dz ? dz->as<T>() : nullptr,
-                                                            .workspace = workspace.data()});
+    rmsnorm_linear_backward(queue, arguments.template operator()<T>());
   });
-  context.tape->later({}, [&context, p] {
+  context.tape->later({workspace.data()}, [&context, p, arguments] {
     context.run([&]<class T>(auto& queue) {
       using Acc = acc_t<T>;
+      rmsnorm_linear_backward_weight(queue, arguments.template operator()<T>());
       rmsnorm_fold_backward(queue, RmsNormFoldBackward<T>{.shape = p.norm,
                                                           .w = p.w->master.as<Acc>(),
                                                           .weight = p.weight->master.as<Acc>(),

@@ -116,6 +116,12 @@ template <class T>
 void rmsnorm_linear_backward(CpuQueue&, const RmsNormLinearBackward<T>&);
 template <class T>
 void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<T>&);
+// dv, from what rmsnorm_linear_backward of the same arguments has left in the workspace, where it
+// has not made it itself.
+template <class T>
+void rmsnorm_linear_backward_weight(CpuQueue&, const RmsNormLinearBackward<T>&) {}
+template <class T>
+void rmsnorm_linear_backward_weight(CudaQueue&, const RmsNormLinearBackward<T>&);
 template <class T>
 void rmsnorm_fold_backward(CpuQueue&, const RmsNormFoldBackward<T>&);
 template <class T>

@@ -330,6 +330,13 @@ bool rmsnorm_linear_backward_fused(CudaQueue& queue, const RmsNormLinearBackward
   const BackwardArgs<T> args = {p, static_cast<float*>(p.workspace)};
   if (p.shape.gated()) launch_backward<T, true>(queue, args, cut);
   else launch_backward<T, false>(queue, args, cut);
+  return true;
+}
+
+template <class T>
+void rmsnorm_linear_backward_fused_weight(CudaQueue& queue, const RmsNormLinearBackward<T>& p) {
+  const Cut cut = cut_of<T>(queue, p.shape);
+  if (!cut.slices) return;
   add_slices(queue, {.tile = kTile,
                      .tiles_a = 1,
                      .tiles_b = cut.tiles,
@@ -338,11 +345,10 @@ bool rmsnorm_linear_backward_fused(CudaQueue& queue, const RmsNormLinearBackward
                      .out = p.shape.out,
                      .slices = cut.slices,
                      .bias_slices = 0,
-                     .parts = args.parts,
+                     .parts = static_cast<const float*>(p.workspace),
                      .bias_parts = nullptr,
                      .dw = p.dv,
                      .dbias = nullptr});
-  return true;
 }
 
 template std::size_t rmsnorm_linear_backward_fused_workspace<f16>(const CudaQueue&,
@@ -351,5 +357,8 @@ template std::size_t rmsnorm_linear_backward_fused_workspace<bf16>(const CudaQue
                                                                    const RmsNormLinearShape&);
 template bool rmsnorm_linear_backward_fused(CudaQueue&, const RmsNormLinearBackward<f16>&);
 template bool rmsnorm_linear_backward_fused(CudaQueue&, const RmsNormLinearBackward<bf16>&);
+
+template void rmsnorm_linear_backward_fused_weight(CudaQueue&, const RmsNormLinearBackward<f16>&);
+template void rmsnorm_linear_backward_fused_weight(CudaQueue&, const RmsNormLinearBackward<bf16>&);
 
 }  // namespace fm

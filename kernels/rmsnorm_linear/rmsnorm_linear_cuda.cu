@@ -271,6 +271,11 @@ std::size_t rmsnorm_linear_backward_workspace(const CudaQueue& queue, const RmsN
   return s_bytes(s) + linear_backward_weight_workspace(product_of(s));
 }
 
+template <class T>
+void rmsnorm_linear_backward_weight(CudaQueue& queue, const RmsNormLinearBackward<T>& p) {
+  if constexpr (sizeof(T) == 2) rmsnorm_linear_backward_fused_weight(queue, p);
+}
+
 // Apart, dy becomes r dy, and dx has room for o until it is wanted.
 template <class T>
 void rmsnorm_linear_backward(CudaQueue& queue, const RmsNormLinearBackward<T>& p) {
@@ -323,12 +328,15 @@ template void rmsnorm_linear_forward(CudaQueue&, const RmsNormLinearForward<bf16
 template std::size_t rmsnorm_linear_backward_workspace<float>(const CudaQueue&,
                                                               const RmsNormLinearShape&);
 template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<float>&);
+template void rmsnorm_linear_backward_weight(CudaQueue&, const RmsNormLinearBackward<float>&);
 template std::size_t rmsnorm_linear_backward_workspace<f16>(const CudaQueue&,
                                                             const RmsNormLinearShape&);
 template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<f16>&);
+template void rmsnorm_linear_backward_weight(CudaQueue&, const RmsNormLinearBackward<f16>&);
 template std::size_t rmsnorm_linear_backward_workspace<bf16>(const CudaQueue&,
                                                              const RmsNormLinearShape&);
 template void rmsnorm_linear_backward(CudaQueue&, const RmsNormLinearBackward<bf16>&);
+template void rmsnorm_linear_backward_weight(CudaQueue&, const RmsNormLinearBackward<bf16>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<float>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<f16>&);
 template void rmsnorm_fold_backward(CudaQueue&, const RmsNormFoldBackward<bf16>&);

@@ -20,6 +20,8 @@ template <class T>
 bool rmsnorm_linear_forward_few_rows(CudaQueue&, const RmsNormLinearForward<T>&);
 template <class T>
 bool rmsnorm_linear_backward_fused(CudaQueue&, const RmsNormLinearBackward<T>&);
+template <class T>
+void rmsnorm_linear_backward_fused_weight(CudaQueue&, const RmsNormLinearBackward<T>&);
 // 0 where there will be no such kernel.
 template <class T>
 std::size_t rmsnorm_linear_backward_fused_workspace(const CudaQueue&, const RmsNormLinearShape&);

@@ -73,18 +73,19 @@ Results backward(Q& queue, const Problem& p, const T* y, const acc_t<T>* r, cons
   const Bytes<Q> workspace(
       queue, static_cast<std::int64_t>(rmsnorm_linear_backward_workspace<T>(queue, shape)));
   const std::int64_t begin = shape.z_stride - shape.in;
-  rmsnorm_linear_backward(queue,
-                          RmsNormLinearBackward<T>{.shape = shape,
-                                                   .dy = dy,
-                                                   .y = y,
-                                                   .r = r,
-                                                   .v = v,
-                                                   .x = x,
-                                                   .dx = dx,
-                                                   .dv = dv,
-                                                   .z = shape.gated() ? z + begin : nullptr,
-                                                   .dz = shape.gated() ? dz + begin : nullptr,
-                                                   .workspace = workspace.data()});
+  const RmsNormLinearBackward<T> arguments{.shape = shape,
+                                           .dy = dy,
+                                           .y = y,
+                                           .r = r,
+                                           .v = v,
+                                           .x = x,
+                                           .dx = dx,
+                                           .dv = dv,
+                                           .z = shape.gated() ? z + begin : nullptr,
+                                           .dz = shape.gated() ? dz + begin : nullptr,
+                                           .workspace = workspace.data()};
+  rmsnorm_linear_backward(queue, arguments);
+  rmsnorm_linear_backward_weight(queue, arguments);
   Results results = {{"dx", dx.values()}, {"dv", dv.values()}};
   if (shape.gated()) results["dz"] = gate_of(shape, dz.values());
   return results;
