@@ -30,29 +30,52 @@ Tensor Context::make(const Shape& shape, DType dtype) {
   return tensor;
 }
 
-void Context::fork_join(const Work& main, const Work& side, const Work& first) {
+namespace {
+
+// f(main, side) for the two queues, which are of one kind.
+template <class F>
+void with_both(Queue& main, Queue& side, F&& f) {
+  std::visit([&]<class Q>(Q& q) { f(q, std::get<Q>(side)); }, main);
+}
+
+}  // namespace
+
+Queue& Context::side() {
+  if (!side_) side_ = std::visit([](const auto& q) { return Queue(q.beside()); }, queue);
+  return *side_;
+}
+
+void Context::on_side(const Work& work) {
+  std::swap(queue, *side_);
+  work();
+  std::swap(queue, *side_);
+}
+
+void Context::fork_join(const Work& main, const Work& side_work) {
   arena.hold();
   if (planning()) {
     main();
-    if (first) first();
-    side();
+    side_work();
   } else {
-    if (!side_) side_ = std::visit([](const auto& q) { return Queue(q.beside()); }, queue);
-    const auto both = [&](auto f) {
-      std::visit([&]<class Q>(Q& q) { f(q, std::get<Q>(*side_)); }, queue);
-    };
-    const auto on_side = [&](const Work& work) {
-      std::swap(queue, *side_);
-      work();
-      std::swap(queue, *side_);
-    };
+    with_both(queue, side(), [](auto& here, auto& there) { fork(here, there); });
+    main();
+    on_side(side_work);
+    with_both(queue, side(), [](auto& here, auto& there) { join(here, there); });
+  }
+  arena.release();
+}
+
+void Context::beside(const Work& main, const Work& side_work) {
+  arena.hold();
+  if (planning()) {
+    main();
+    side_work();
+  } else {
     std::visit([](auto& q) { await_room(q); }, queue);
     main();
-    both([&](auto& here, auto& beside) { fork(here, beside, first != nullptr); });
-    if (first) on_side(first);
-    both([](auto& here, auto& beside) { uncut(here, beside); });
-    on_side(side);
-    both([](auto& here, auto& beside) { join(here, beside); });
+    with_both(queue, side(), [](auto& here, auto& there) { fork_at_room(here, there); });
+    on_side(side_work);
+    with_both(queue, side(), [](auto& here, auto& there) { join(here, there); });
   }
   arena.release();
 }

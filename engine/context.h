@@ -40,16 +40,16 @@ class Context {
 
   // Enqueues `main` and, on a second queue beside this one, `side`; what comes after waits for
   // both. Neither may write what the other reads or writes; what either gives back is free only
-  // after. Between `main`'s work and `side`'s a kernel of main that was launched with room is
-  // enough: the side waits for its beginning, not for its end. `first`, before `side`, is cut for
-  // the multiprocessors that that kernel leaves. On the CPU one after the other.
+  // after. On the CPU one after the other. In beside(), `side` waits for a kernel of main's that
+  // was launched with room to begin (if there is none, for all of main).
   using Work = std::function<void()>;
-  void fork_join(const Work& main, const Work& side, const Work& first = nullptr);
+  void fork_join(const Work& main, const Work& side);
+  void beside(const Work& main, const Work& side);
 
   // Operations that go image by image. If one of them parts the images, those before are one chain
-  // of work and the others a second one on a second queue, which begins when the blocks of the
-  // first one's first kernel have begun: what follows a long kernel then runs where the last blocks
-  // of another leave multiprocessors idle. Other work on their results comes after it.
+  // of work and the others a second one on a second queue: what follows a long kernel then runs
+  // where the last blocks of another leave multiprocessors idle. Other work on their results comes
+  // after it.
   void image_by_image(const std::function<void()>& operations);
   // What such an operation calls: `work(begin, end)` on images of `batch`, at once or, inside
   // image_by_image, when all its operations have been called.
@@ -82,6 +82,8 @@ class Context {
   }
 
   friend class Frame;
+  Queue& side();
+  void on_side(const Work& work);
   struct Parts {
     int batch = 0, at = 0;
     std::vector<ImageWork> work;

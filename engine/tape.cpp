@@ -47,27 +47,22 @@ void Tape::drop(const Tensor& output, std::function<void(const Tensor& again)> r
           .ahead = make});
 }
 
-void Tape::later(const std::vector<void*>& reads, std::function<void()> work, Cut cut) {
+void Tape::later(const std::vector<void*>& reads, std::function<void()> work) {
   if (rooms_ == 0) return work();
   for (void* block : reads) context_.arena.keep(block);
-  put_off_.push_back({reads, std::move(work), cut});
+  put_off_.push_back({reads, std::move(work)});
 }
 
 void Tape::beside(const std::function<void()>& work) {
   const std::vector<PutOff> before = std::exchange(put_off_, {});  // `work` may put off more
-  const auto put_off = [&](Cut cut) {
-    for (const PutOff& p : before)
-      if (p.cut == cut) p.work();
-  };
-  const auto rest = [&] {
-    put_off(Cut::whole);
+  context_.beside(work, [&] {
+    for (const PutOff& p : before) p.work();
     // The last operation is the one that leaves room.
     for (auto operation = operations_.rbegin() + 1; operation != operations_.rend(); ++operation) {
       if (operation->leaves_room) break;
       if (operation->ahead) operation->ahead();
     }
-  };
-  context_.fork_join(work, rest, [&] { put_off(Cut::to_room); });
+  });
   for (const PutOff& p : before)
     for (void* block : p.reads) context_.arena.let_go(block);
 }

@@ -72,11 +72,7 @@ class Tape {
   // Work of a gradient function that nobody waits for before the end of backward(): done at once,
   // or put off until a gradient function to come leaves room. It reads `reads` (values, gradients,
   // scratch), which stay as they are until then.
-  enum class Cut {
-    whole,   // its kernels are as they would be elsewhere
-    to_room  // they are cut for the multiprocessors that are left, if the work is put off
-  };
-  void later(const std::vector<void*>& reads, std::function<void()> work, Cut cut = Cut::whole);
+  void later(const std::vector<void*>& reads, std::function<void()> work);
   // Enqueues the work of an operation that leaves room, and beside it what was put off and what the
   // operations down to the next such one can do early.
   void beside(const std::function<void()>& work);
@@ -87,7 +83,6 @@ class Tape {
   struct PutOff {
     std::vector<void*> reads;
     std::function<void()> work;
-    Cut cut;
   };
 
   void* place_of(const Tensor& output) const;

@@ -42,20 +42,17 @@ void backward(Context& context, const Layer& p, const Tensor& raw) {
     }
     linear_rmsnorm_backward(queue, layer);
   });
-  context.tape->later(
-      {dy.data, x.data},
-      [&context, p, dy, x] {
-        Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
-        context.run([&]<class T>(auto& queue) {
-          linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
-                                                                .dy = dy.as<T>(),
-                                                                .x = x.as<T>(),
-                                                                .dw = p.w->gradient.as<acc_t<T>>(),
-                                                                .dbias = nullptr,
-                                                                .workspace = workspace.data()});
-        });
-      },
-      Tape::Cut::to_room);
+  context.tape->later({dy.data, x.data}, [&context, p, dy, x] {
+    Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
+    context.run([&]<class T>(auto& queue) {
+      linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
+                                                            .dy = dy.as<T>(),
+                                                            .x = x.as<T>(),
+                                                            .dw = p.w->gradient.as<acc_t<T>>(),
+                                                            .dbias = nullptr,
+                                                            .workspace = workspace.data()});
+    });
+  });
 }
 
 template <class T>

@@ -22,7 +22,8 @@ CudaGraph::CudaGraph(CudaQueue& queue, const std::function<void()>& work)
     throw;
   }
   FM_CUDA_CHECK(cudaStreamEndCapture(queue.stream(), &graph));
-  const cudaError_t status = cudaGraphInstantiate(&executable_->handle, graph, 0);
+  const cudaError_t status =
+      cudaGraphInstantiate(&executable_->handle, graph, cudaGraphInstantiateFlagUseNodePriority);
   cudaGraphDestroy(graph);
   cuda_check(status, "cudaGraphInstantiate");
 }

@@ -82,20 +82,16 @@ void launch_with(CudaQueue& queue, const char* name, void (*kernel)(Params...),
   after_launch(queue, name);
 }
 
-// launch() of a long kernel of so many blocks a multiprocessor: a fork() that awaits room lets the
-// side's work begin when all blocks have begun, and so take nothing but the multiprocessors that
-// the last of them leave idle. Not with overlap: that this kernel has begun has to mean that all
-// before it is done.
+// launch() of a long kernel: fork_at_room() lets the side's work begin when all its blocks have
+// begun, and so take nothing but the multiprocessors that the last of them leave idle. Not with
+// overlap: that this kernel has begun has to mean that all before it is done.
 template <class... Params, class... Args>
 void launch_with_room(CudaQueue& queue, const char* name, void (*kernel)(Params...), unsigned grid,
-                      unsigned block, std::size_t shared_bytes, unsigned blocks_each,
-                      Args&&... args) {
+                      unsigned block, std::size_t shared_bytes, Args&&... args) {
   static_assert(!overlaps<Params...>());
   cudaLaunchAttribute begun{};
   begun.id = cudaLaunchAttributeLaunchCompletionEvent;
-  const auto all = static_cast<unsigned>(queue.limits.multiprocessors);
-  const unsigned last = ceil_div(grid % (all * blocks_each), blocks_each);
-  begun.val.launchCompletionEvent.event = queue.take_room(static_cast<int>(all - last));
+  begun.val.launchCompletionEvent.event = queue.take_room();
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -41,7 +41,6 @@ struct DeviceLimits {
   int index = 0;                           // CUDA device number
   int compute_capability = 0;              // 90 for sm_90
   int multiprocessors = 0;                 // SMs
-  bool clusters = true;                    // blocks of a cluster find SMs beside each other
   std::size_t shared_bytes_per_block = 0;  // opt-in dynamic shared memory a block may ask for
   std::size_t memory_bytes = 0;            // device memory in all
 };
@@ -50,14 +49,14 @@ class CudaQueue {
  public:
   // Throws Fault::device where the device is missing or older than the kernels were built for.
   explicit CudaQueue(int device = 0);
-  // A second queue of the device, for work beside this one's (fork, join); one memory ledger.
+  // A second queue of the device, for work beside this one's (fork, join) and after it where both
+  // want the same multiprocessors; one memory ledger.
   CudaQueue beside() const;
 
   CUstream_st* stream() const;
-  // For a kernel that leaves so many multiprocessors idle at its end: the event to fire when all
-  // its blocks have begun, or null where no fork awaits one (launch_with_room).
-  CUevent_st* take_room(int multiprocessors) const;
-  void await_room() const;
+  // For a kernel that leaves room at its end: the event to fire when all its blocks have begun, or
+  // null where no fork awaits one (launch_with_room).
+  CUevent_st* take_room() const;
   bool is_beside() const;
   MemoryLedger& memory() const { return *memory_; }
   DeviceLimits limits;
@@ -65,7 +64,9 @@ class CudaQueue {
 
  private:
   struct Stream;
-  friend void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room);
+  friend void await_room(CudaQueue&);
+  friend void fork_at_room(CudaQueue& main, CudaQueue& side);
+  friend void fork(CudaQueue& main, CudaQueue& side);
   friend void join(CudaQueue& main, CudaQueue& side);
   std::shared_ptr<Stream> stream_;
   std::shared_ptr<MemoryLedger> memory_ = std::make_shared<MemoryLedger>();
@@ -105,22 +106,17 @@ void copy(CudaQueue&, void* to, const void* from, std::size_t bytes);
 void fill_bytes(CpuQueue&, void* memory, int value, std::size_t bytes);
 void fill_bytes(CudaQueue&, void* memory, int value, std::size_t bytes);
 
-// A queue beside another. After fork() the side's work waits for what `main` has been given so far;
-// but where await_room() came before, for less: of what main was given since then it waits for
-// nothing but the beginning of a kernel launched with room. cut_to_room: the side's limits are the
-// multiprocessors which that kernel leaves, if they are many. Without it the side's first work must
-// be a kernel. After join() main's work waits for all of the side's. On the CPU both are one queue.
+// Two queues, one beside the other: after fork() the side's work waits for what `main` has been
+// given so far; after fork_at_room(), of what main was given since await_room(), for nothing but
+// the beginning of a kernel launched with room, if there was one. After join() main's work waits
+// for all of the side's. On the CPU both are one queue.
 inline void await_room(CpuQueue&) {}
-inline void fork(CpuQueue&, CpuQueue&, bool /*cut_to_room*/) {}
+inline void fork_at_room(CpuQueue&, CpuQueue&) {}
+inline void fork(CpuQueue&, CpuQueue&) {}
 inline void join(CpuQueue&, CpuQueue&) {}
-inline void uncut(CpuQueue&, CpuQueue&) {}
-inline void uncut(CudaQueue& main, CudaQueue& side) {
-  side.limits = main.limits;
-}
-inline void await_room(CudaQueue& main) {
-  main.await_room();
-}
-void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room);
+void await_room(CudaQueue& main);
+void fork_at_room(CudaQueue& main, CudaQueue& side);
+void fork(CudaQueue& main, CudaQueue& side);
 void join(CudaQueue& main, CudaQueue& side);
 
 // Waits for all work of the queue; throws Fault::device if any of it failed.

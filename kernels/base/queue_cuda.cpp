@@ -1,5 +1,7 @@
 #include <cuda_runtime.h>
 
+#include <utility>
+
 #include "kernels/base/begin_beside.h"
 #include "kernels/base/cuda_check.h"
 #include "kernels/base/queue.h"
@@ -11,11 +13,13 @@ struct CudaQueue::Stream {
   cudaStream_t handle = nullptr;
   cudaEvent_t forked = nullptr, joined = nullptr;
   Room room = Room::none;
-  int left = 0;  // multiprocessors, where room is given
   bool beside = false;
 
   explicit Stream(bool is_beside) : beside(is_beside) {
-    FM_CUDA_CHECK(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking));
+    int least = 0, greatest = 0;
+    FM_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    FM_CUDA_CHECK(
+        cudaStreamCreateWithPriority(&handle, cudaStreamNonBlocking, beside ? least : greatest));
     for (cudaEvent_t* event : {&forked, &joined})
       FM_CUDA_CHECK(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   }
@@ -66,32 +70,28 @@ bool CudaQueue::is_beside() const {
   return stream_->beside;
 }
 
-void CudaQueue::await_room() const {
-  stream_->room = Stream::Room::awaited;
-}
-
-CUevent_st* CudaQueue::take_room(int multiprocessors) const {
+CUevent_st* CudaQueue::take_room() const {
   if (stream_->room != Stream::Room::awaited) return nullptr;
   stream_->room = Stream::Room::given;
-  stream_->left = multiprocessors;
   return stream_->forked;
 }
 
-void fork(CudaQueue& main, CudaQueue& side, bool cut_to_room) {
+void await_room(CudaQueue& main) {
+  main.stream_->room = CudaQueue::Stream::Room::awaited;
+}
+
+void fork_at_room(CudaQueue& main, CudaQueue& side) {
   CudaQueue::Stream& stream = *main.stream_;
-  const bool room = stream.room == CudaQueue::Stream::Room::given;
-  if (!room) FM_CUDA_CHECK(cudaEventRecord(stream.forked, stream.handle));
+  const bool given =
+      std::exchange(stream.room, CudaQueue::Stream::Room::none) == CudaQueue::Stream::Room::given;
+  if (!given) return fork(main, side);
   FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), stream.forked));
-  side.limits = main.limits;
-  constexpr int kMany = 16;  // a sixteenth
-  if (room && cut_to_room) {
-    begin_beside(side);
-    if (stream.left * kMany >= main.limits.multiprocessors) {
-      side.limits.multiprocessors = stream.left;
-      side.limits.clusters = false;  // they are anywhere
-    }
-  }
-  stream.room = CudaQueue::Stream::Room::none;
+  begin_beside(side);
+}
+
+void fork(CudaQueue& main, CudaQueue& side) {
+  FM_CUDA_CHECK(cudaEventRecord(main.stream_->forked, main.stream()));
+  FM_CUDA_CHECK(cudaStreamWaitEvent(side.stream(), main.stream_->forked));
 }
 
 void join(CudaQueue& main, CudaQueue& side) {

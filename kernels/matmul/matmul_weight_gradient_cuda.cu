@@ -300,7 +300,7 @@ bool weight_gradient(CudaQueue& queue, const LinearBackwardWeight<T>& p, const L
   if (!pays(s, p.dbias != nullptr)) return false;
   // A cluster's blocks hold their sums in shared memory: 139 KB at the widest.
   constexpr std::size_t kClusterShared = 160 << 10;
-  const bool clusters = queue.limits.clusters && queue.limits.compute_capability >= 90 &&
+  const bool clusters = queue.limits.compute_capability >= 90 &&
                         queue.limits.shared_bytes_per_block >= kClusterShared;
   const WeightPlan plan =
       weight_plan(s, std::min(queue.limits.multiprocessors, kMostMultiprocessors), clusters);

@@ -189,7 +189,6 @@ template <class T>
 bool weight_gradient_hopper(CudaQueue& queue, const LinearBackwardWeight<T>& p,
                             const LinearShape& s) {
   if (!p.dbias && s.groups == 1) return false;
-  if (!queue.limits.clusters) return false;
   const HopperPlan plan =
       hopper_plan(s, std::min(queue.limits.multiprocessors, kMostMultiprocessors));
   if (plan.tile < 0 || queue.limits.compute_capability != 90 || !compiled_for_hopper())

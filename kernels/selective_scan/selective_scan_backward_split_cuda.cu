@@ -87,7 +87,7 @@ void launch_split(CudaQueue& queue, int states, const BackwardArgs<T>& args, uns
   const auto run = [&]<int kStates>() {
     launch_with_room(
         queue, "scan_backward", split_kernel<T, kStates>, ctas, Split<kStates>::threads,
-        static_cast<std::size_t>(SplitLayout<kStates>(args.block_channels).bytes), 1, args);
+        static_cast<std::size_t>(SplitLayout<kStates>(args.block_channels).bytes), args);
   };
   if (states == 64) run.template operator()<64>();
   else run.template operator()<128>();

@@ -307,9 +307,8 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
                             ceil_div(per_direction, kTileChannels);
   FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);
   with_padded_state(s.state, [&]<int kStates>() {
-    launch_with_room(queue, "scan_forward", forward_kernel<T, kStates>, static_cast<unsigned>(ctas),
-                     Tile<kStates>::threads, sizeof(ForwardShared<T, kStates>),
-                     Tile<kStates>::blocks_per_sm, args);
+    launch(queue, "scan_forward", forward_kernel<T, kStates>, dim3(static_cast<unsigned>(ctas)),
+           Tile<kStates>::threads, sizeof(ForwardShared<T, kStates>), args);
   });
 }
 
