@@ -6,7 +6,7 @@
 #include <optional>
 
 #include "engine/ops/causal_conv1d.h"
-#include "engine/ops/linear_rmsnorm.h"
+#include "engine/ops/conv_linear_rmsnorm.h"
 #include "engine/ops/rmsnorm_linear.h"
 #include "engine/ops/selective_scan.h"
 #include "models/layers/linear_layer.h"

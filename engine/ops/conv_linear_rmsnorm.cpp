@@ -1,6 +1,4 @@
-#include "engine/ops/linear_rmsnorm.h"
-
-#include <functional>
+#include "engine/ops/conv_linear_rmsnorm.h"
 
 #include "engine/ops/causal_conv1d.h"
 #include "engine/tape.h"
@@ -90,31 +88,7 @@ Layer layer_of(Context& context, const Tensor& x, const Parameter& w,
   return {shape, x, &w, weights, context.make({shape.rows, shape.groups, shape.out()})};
 }
 
-// Runs forward(raw) with memory for raw, which is kept where gradients are wanted.
-void run_and_record(Context& context, const Layer& p,
-                    const std::function<void(void* raw)>& forward) {
-  if (!context.tape) {
-    const Scratch raw(context, p.y.bytes());
-    return forward(raw.data());
-  }
-  const Tensor raw = context.make(p.y.shape);
-  forward(raw.data);
-  context.tape->record(
-      {"linear_rmsnorm", p.y, {raw}, [&context, p, raw] { backward(context, p, raw); }});
-}
-
 }  // namespace
-
-Tensor linear_rmsnorm(Context& context, const Tensor& x, const Parameter& w,
-                      const std::vector<const Parameter*>& weights) {
-  const Layer p = layer_of(context, x, w, weights);
-  run_and_record(context, p, [&](void* raw) {
-    context.run([&]<class T>(auto& queue) {
-      linear_rmsnorm_forward(queue, arguments<T>(context, p, raw));
-    });
-  });
-  return p.y;
-}
 
 ConvLinearRmsNorm conv_linear_rmsnorm(Context& context, const Columns& x,
                                       const Parameter& conv_weight, const Parameter& conv_bias,
@@ -127,14 +101,23 @@ ConvLinearRmsNorm conv_linear_rmsnorm(Context& context, const Columns& x,
   const Tensor u = context.make({conv.batch, conv.length, conv.channels});
   record_causal_conv1d(context, x, conv_weight, conv_bias, groups, u);
   const Layer p = layer_of(context, u.view({tokens, groups, conv.channels / groups}), w, weights);
-  run_and_record(context, p, [&](void* raw) {
+  const auto forward = [&](void* raw) {
     context.run([&]<class T>(auto& queue) {
       conv_linear_rmsnorm_forward(
           queue,
           ConvLinearRmsNormForward<T>{.conv = conv_arguments<T>(conv, x, conv_weight, conv_bias, u),
                                       .layer = arguments<T>(context, p, raw)});
     });
-  });
+  };
+  if (context.tape) {
+    const Tensor raw = context.make(p.y.shape);
+    forward(raw.data);
+    context.tape->record(
+        {"linear_rmsnorm", p.y, {raw}, [&context, p, raw] { backward(context, p, raw); }});
+  } else {
+    const Scratch raw(context, p.y.bytes());
+    forward(raw.data());
+  }
   return {u, p.y};
 }
 
