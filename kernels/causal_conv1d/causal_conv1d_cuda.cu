@@ -6,18 +6,19 @@
 #include "kernels/base/column_sums.cuh"
 #include "kernels/base/launch.cuh"
 #include "kernels/base/vec.cuh"
-#include "kernels/causal_conv1d/causal_conv1d.h"
+#include "kernels/causal_conv1d/causal_conv1d_turns.cuh"
 
 // Forward and backward walk the tokens in the direction's own order: a thread owns N neighbouring
 // channels and a run of tokens, and keeps the inputs of the last W tokens in a ring of registers.
 // A run reads the W-1 tokens before (and, backward, after) it again, so runs are as long as still
-// fills the device. A turn of the ring is W tokens: the next turn's loads are under way while this
+// fills the device. A turn of the ring is W tokens: the next turns' loads are under way while this
 // one's arithmetic runs.
 
 namespace fm {
 namespace {
 
-constexpr int kThreads = 256;
+using namespace causal_conv1d;
+
 constexpr int kLeastRun = 8;                            // tokens
 constexpr int kForwardBlocks = 3, kBackwardBlocks = 2;  // on a multiprocessor, up to width 4
 
@@ -25,39 +26,6 @@ constexpr int kWarps = kThreads / kWarp;  // of a backward block: as many runs o
 static_assert(kConvPieceTokens % kWarps == 0, "the runs of a piece are equally long");
 
 constexpr int kWide = 4;  // channels of a thread where the alignment allows it
-
-// Channel `channel` of one image: where the first token of the direction's order lies, and how far
-// the next.
-template <class P>
-struct Line {
-  P* first;
-  std::int64_t step;
-
-  __device__ Line(P* rows, std::int64_t stride, std::int64_t image, const ConvShape& s,
-                  int channel) {
-    const bool mirrored = channel >= s.channels / s.directions;
-    first = rows + (image * s.length + (mirrored ? s.length - 1 : 0)) * stride + channel;
-    step = mirrored ? -stride : stride;
-  }
-  __device__ P* at(int t) const { return first + t * step; }
-};
-
-// The tokens t to t + W - 1 of a line as they lie in memory; zeros from `end` on, and before 0.
-// kInside: the caller knows that they are all there.
-template <class T, int W, int N>
-struct Turn {
-  Vec<T, N> at[W];
-
-  template <bool kInside>
-  __device__ __forceinline__ void load(const Line<const T>& line, int t, int end) {
-    const T* from = line.at(t);
-#pragma unroll
-    for (int j = 0; j < W; ++j, from += line.step) {
-      if (kInside || (t + j >= 0 && t + j < end)) at[j] = *reinterpret_cast<const Vec<T, N>*>(from);
-      else at[j] = Vec<T, N>{};
-    }
-  }
-};
 
 // Weights and bias of N channels.
 template <int W, int N>
@@ -91,6 +59,7 @@ template <class T, int W, int N>
 __global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
     forward_kernel(Deferred<ConvForward<T>> deferred, int runs, int run) {
   const ConvForward<T>& p = deferred.wait();
+  extern __shared__ __align__(16) unsigned char shared[];
   const ConvShape& shape = p.shape;
   const int vectors = shape.channels / N;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -103,17 +72,18 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? kForwardBlocks : 1)
 
   const Line<const T> x(p.x, p.x_stride, image, shape, channel);
   const Line<T> u(p.u, shape.channels, image, shape, channel);
-  Turn<T, W, N> turn, next;
+  Turn<T, W, N> turn;
   turn.template load<false>(x, begin - W, begin);
-  next.template load<false>(x, begin, end);
+  Ahead<T, W, N, 1> ahead(shared);
+#pragma unroll
+  for (int i = 0; i < ahead.kTurns; ++i) ahead.start(x, i, begin + i * W, end);
   const Taps<W, N> taps(p.weight, p.bias, channel);
   float ring[W][N];
 #pragma unroll
   for (int j = 1; j < W; ++j) widen_all(ring[j], turn.at[j]);
   T* to = u.at(begin);
   for (int t = begin; t < end; t += W) {
-    turn = next;
-    next.template load<false>(x, t + W, end);
+    turn = ahead.template take<false>(x, t, end);
 #pragma unroll
     for (int j = 0; j < W; ++j, to += u.step) {
       if (t + j >= end) break;
@@ -145,11 +115,12 @@ struct BackwardRun {
   const int begin, end, last;
   const Taps<W, N> taps;
   TapSums<W, N>& sums;
-  Turn<T, W, N> next_x, next_du;
+  Ahead<T, W, N, 2> ahead_x, ahead_du;
   float xs[W][N], ds[W][N];
 
   __device__ __forceinline__ BackwardRun(const ConvBackward<T>& p, std::int64_t image, int channel,
-                                         int first, int after, TapSums<W, N>& to)
+                                         int first, int after, TapSums<W, N>& to,
+                                         unsigned char* shared)
       : x(p.x, p.x_stride, image, p.shape, channel),
         du(p.du, p.shape.channels, image, p.shape, channel),
         dx(p.dx, p.x_stride, image, p.shape, channel),
@@ -158,24 +129,30 @@ struct BackwardRun {
         last(min(after + past, p.shape.length)),
         taps(p.weight, p.bias, channel),
         sums(to),
+        ahead_x(shared),
+        ahead_du(shared + Ahead<T, W, N, 2>::kBytes),
         ds{} {
-    next_x.template load<false>(x, begin - W, begin);
+    Turn<T, W, N> before;
+    before.template load<false>(x, begin - W, begin);
 #pragma unroll
-    for (int j = 1; j < W; ++j) widen_all(xs[j], next_x.at[j]);
-    next_x.template load<false>(x, begin, last);
-    next_du.template load<false>(du, begin, last);
+    for (int i = 0; i < ahead_x.kTurns; ++i) {
+      ahead_x.start(x, i, begin + i * W, last);
+      ahead_du.start(du, i, begin + i * W, last);
+    }
+#pragma unroll
+    for (int j = 1; j < W; ++j) widen_all(xs[j], before.at[j]);
     for (int t = begin; t < end + past; t += W) {
-      if (t >= begin + W && t + 2 * W <= end) turn<true>(t);
+      if (t >= begin + W && t + (ahead_x.kTurns + 1) * W <= end) turn<true>(t);
       else turn<false>(t);
     }
   }
 
-  // Tokens t to t + W - 1. kInside: they and the next W are the run's, and so are the W before.
+  // Tokens t to t + W - 1. kInside: they and those that are started now are the run's, and so are
+  // the W before.
   template <bool kInside>
   __device__ __forceinline__ void turn(int t) {
-    const Turn<T, W, N> turn_x = next_x, turn_du = next_du;
-    next_x.template load<kInside>(x, t + W, last);
-    next_du.template load<kInside>(du, t + W, last);
+    const Turn<T, W, N> turn_x = ahead_x.template take<kInside>(x, t, last);
+    const Turn<T, W, N> turn_du = ahead_du.template take<kInside>(du, t, last);
     T* to = dx.at(t - past);  // of the token whose gradients arrive last with token t
 #pragma unroll
     for (int j = 0; j < W; ++j, to += dx.step) {
@@ -209,6 +186,11 @@ struct BackwardTile {
   int channel_tiles;  // of the block's kWarps / rows times 32 N channels
 };
 
+// Both arrays' turns, and afterwards the block's sums in their place.
+template <class T, int W, int N>
+constexpr std::size_t kBackwardBytes = std::max(2 * Ahead<T, W, N, 2>::kBytes,
+                                                (W + 1) * kThreads * N * sizeof(float));
+
 // The workspace is [pieces, W + 1, channels]. Two blocks a multiprocessor want at most 128
 // registers, which widths over 4 would spill.
 template <class T, int W, int N>
@@ -216,7 +198,7 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? kBackwardBlocks : 1)
     backward_kernel(Deferred<ConvBackward<T>> deferred, int pieces_per_image, BackwardTile tile) {
   const ConvBackward<T>& p = deferred.wait();
   constexpr int warp_channels = kWarp * N;
-  alignas(16) __shared__ float shared[W + 1][kWarps * warp_channels];
+  extern __shared__ __align__(16) unsigned char memory[];
   const std::int64_t piece = blockIdx.x / tile.channel_tiles;
   const int block_channels = kWarps / tile.rows * warp_channels;
   const int first_channel = static_cast<int>(blockIdx.x % tile.channel_tiles) * block_channels;
@@ -228,8 +210,13 @@ __global__ void __launch_bounds__(kThreads, W <= 4 ? kBackwardBlocks : 1)
   if (channel < p.shape.channels) {
     const int begin = (static_cast<int>(piece % pieces_per_image) * tile.rows + row) * tile.run;
     const int end = min(begin + tile.run, p.shape.length);
-    if (begin < end) BackwardRun<T, W, N>(p, piece / pieces_per_image, channel, begin, end, sums);
+    if (begin < end)
+      BackwardRun<T, W, N>(p, piece / pieces_per_image, channel, begin, end, sums, memory);
   }
+  wait_copies<0>();  // zeros behind the last tokens, too
+  __syncthreads();
+  float(*const shared)[kWarps * warp_channels] =
+      reinterpret_cast<float(*)[kWarps * warp_channels]>(memory);
 #pragma unroll
   for (int i = 0; i < N; ++i) {
 #pragma unroll
@@ -313,8 +300,8 @@ void conv_forward(CudaQueue& queue, const ConvForward<T>& p) {
       const std::int64_t lines = static_cast<std::int64_t>(s.batch) * (s.channels / N);
       const int runs = runs_of(s.length, lines, slots);
       launch(queue, "conv_forward", forward_kernel<T, W, N>,
-             grid_of(ceil_div(lines * runs, kThreads)), kThreads, 0, p, runs,
-             ceil_div(s.length, runs));
+             grid_of(ceil_div(lines * runs, kThreads)), kThreads, Ahead<T, W, N, 1>::kBytes, p,
+             runs, ceil_div(s.length, runs));
     };
     if (vectors_fit<T>(s, p.x_stride, p.weight, {p.x, p.u})) run.template operator()<kWide>();
     else run.template operator()<1>();
@@ -339,7 +326,7 @@ void conv_backward(CudaQueue& queue, const ConvBackward<T>& p) {
                               .run = ceil_div(piece_tokens, rows),
                               .channel_tiles = ceil_div(warps, kWarps / rows)};
       launch(queue, "conv_backward", backward_kernel<T, W, N>, grid_of(pieces * tile.channel_tiles),
-             kThreads, 0, p, pieces_per_image, tile);
+             kThreads, kBackwardBytes<T, W, N>, p, pieces_per_image, tile);
     };
     if (vectors_fit<T>(s, p.x_stride, p.weight, {p.x, p.du, p.dx}))
       run.template operator()<kWide>();

@@ -22,6 +22,11 @@ struct Turn {
   __device__ __forceinline__ void advance() {
     if (++slot == kSlots) slot = 0, parity ^= 1;
   }
+  __device__ __forceinline__ Turn after() const {
+    Turn turn = *this;
+    turn.advance();
+    return turn;
+  }
   __device__ __forceinline__ Turn before() const {
     return slot == 0 ? Turn{kSlots - 1, parity ^ 1} : Turn{slot - 1, parity};
   }
@@ -53,11 +58,12 @@ template <int kStates>
 struct alignas(16) TeamShared {
   // What the walk multiplies with, [two channels].
   struct alignas(16) Step {
-    float4 terms[4];     // delta and dy
-    float4 outer[4];     // delta u in two parts, B operand of the outer product
-    float4 finish[4];    // u and softplus'
-    float4 diagonal[4];  // {delta, 0} and {0, delta}: B operand, where others read zeros
-    float4 zeros[4];     // four, so that no two steps that are written at once share a bank
+    float4 terms[4];   // delta and dy
+    float4 outer[4];   // delta u in two parts, B operand of the outer product
+    float4 finish[4];  // u and softplus'
+    // Read where others read `outer`, of which [4] does not share a bank with `outer`; and so many
+    // that no two steps that are written at once share one.
+    float4 zeros[8];
   };
   struct alignas(16) Slot {
     Step steps[kBlockSteps];
@@ -80,24 +86,35 @@ __device__ __forceinline__ void arrive(std::uint64_t& barrier) {
       "{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(shared_address(&barrier))
       : "memory");
 }
-// Until the phase of this parity is over; with parity 1 the first wait is over at once.
+// Whether the phase of this parity is over; with parity 1 the first is at once. The answer takes as
+// long as a load: asked for ahead, it costs nothing.
+__device__ __forceinline__ unsigned barrier_over(std::uint64_t& barrier, unsigned parity) {
+  unsigned over;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+      : "=r"(over)
+      : "r"(shared_address(&barrier)), "r"(parity)
+      : "memory");
+  return over;
+}
+// Until it is over.
 __device__ __forceinline__ void barrier_wait(std::uint64_t& barrier, unsigned parity) {
+#if __CUDA_ARCH__ >= 900
+  // Asleep at most so many ns a time: those that wait take no issue slots from those that walk.
+  constexpr unsigned nap = 10000000;
   unsigned over;
   do {
-#if __CUDA_ARCH__ >= 900
     asm volatile(
-        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2, %3; "
+        "selp.u32 %0, 1, 0, p; }"
         : "=r"(over)
-        : "r"(shared_address(&barrier)), "r"(parity)
+        : "r"(shared_address(&barrier)), "r"(parity), "r"(nap)
         : "memory");
-#else
-    asm volatile(
-        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(over)
-        : "r"(shared_address(&barrier)), "r"(parity)
-        : "memory");
-#endif
   } while (!over);
+#else
+  while (!barrier_over(barrier, parity)) {
+  }
+#endif
 }
 
 struct Barriers {
@@ -163,10 +180,19 @@ constexpr bool can_split(int states) {
 template <class T>
 void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas);
 
-// Half of tf32's last place more: a product, which cuts x to tf32, then rounds it.
-__device__ __forceinline__ float tf32_half_up(float x) {
-  return __uint_as_float(__float_as_uint(x) + 0x1000u);
-}
+// Whether dB and dC are sums over channels of products in T. For f16, whose 11 bits round better
+// than tf32 cuts: two steps then share a product. What is summed fits where dB, dC and the saved
+// states, which are f16 too, do. bf16 has too few bits for it.
+template <class T>
+constexpr bool kSumsInT = std::is_same_v<T, f16>;
+// Delta u is so much larger in these products, lest small ones have few bits.
+constexpr float kDeltaUScale = 16.0f;
+// What their sums are multiplied with. tf32 cuts both factors.
+constexpr float kTf32Cuts = kTf32Cut * kTf32Cut;
+template <class T>
+constexpr float kScaleOfB = kSumsInT<T> ? 1 / kDeltaUScale : kTf32Cuts;
+template <class T>
+constexpr float kScaleOfC = kSumsInT<T> ? 1.0f : kTf32Cuts;
 
 // What the roles share. The blocks are walked from last to first; a team's tiles of a block in
 // order.

@@ -14,6 +14,11 @@ __device__ __forceinline__ float4 load_shared(const float4* from) {
   return v;
 }
 
+// Into the level 2 cache.
+__device__ __forceinline__ void prefetch(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
+}
+
 // Two neighbouring channels; `real` says how many exist, kPairs that both can be moved at once.
 template <class T, bool kPairs>
 __device__ __forceinline__ void load_channels(unsigned& to, const T* from, int real, T absent) {
@@ -149,7 +154,6 @@ struct Attendant {
       to.outer[0] = {delta_u[0], delta_u[1], delta_u[0] - tf32_cut(delta_u[0]),
                      delta_u[1] - tf32_cut(delta_u[1])};
       to.finish[0] = {us.x, us.y, slope[0], slope[1]};
-      to.diagonal[0] = {tf32_half_up(delta[0]), 0, 0, tf32_half_up(delta[1])};
     }
     arrive(full(turn));
   }
@@ -218,9 +222,8 @@ struct Attendant {
   }
 
   // Sums what the walkers have gathered: dB and dC themselves where the CTA has all channels of the
-  // direction, else its share of them. Both factors of every product were cut to tf32.
+  // direction, else its share of them.
   __device__ __forceinline__ void store_matrices(int block) const {
-    constexpr float scale = kTf32Cut * kTf32Cut;
     const BackwardArgs<T>& args = place.args;
     const ScanShape& s = args.p.shape;
     const Where& where = place.where();
@@ -230,6 +233,7 @@ struct Attendant {
          i += Cut::attendants * kWarp) {
       const int lane = i % kWarp, row = i / kWarp % 2, matrix = i / kWarp / 2 % 2;
       const int strip = i / kWarp / 4;
+      const float scale = matrix ? kScaleOfC<T> : kScaleOfB<T>;
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int k = 0; k < Cut::teams; ++k) {
@@ -306,6 +310,22 @@ struct Attendant {
     }
   }
 
+  // The saved states of this team's tiles, a line a lane: walkers would else wait for them.
+  __device__ __forceinline__ void prefetch_states(int block) const {
+    constexpr int line = 128 / sizeof(T), lines = Tile::channels * kStates / line;  // of a tile
+    const Where& where = place.where();
+    const T* states = static_cast<const T*>(place.args.p.states) +
+                      ((where.part.image_direction * where.blocks + block) * where.per_direction +
+                       where.part.first) *
+                          kStates;
+#pragma unroll 1
+    for (int i = place.lane;; i += kWarp) {
+      const int c = i / lines * stride + team * Tile::channels, at = c * kStates + i % lines * line;
+      if (at >= channels * kStates) break;
+      prefetch(states + at);
+    }
+  }
+
   __device__ __forceinline__ void run_finisher() const {
     const Part& part = place.where().part;
     const int dense = place.args.p.shape.channels;
@@ -320,6 +340,7 @@ struct Attendant {
     unsigned parity = 0;
 #pragma unroll 1
     for (int block = part.end_block - 1; block >= part.first_block; --block) {
+      if (tiles > 0 && block > max(part.first_block, 1)) prefetch_states(block - 1);
       Outputs out = {row_of(place.args.p.du, block, dense), row_of(place.args.p.ddt, block, dense),
                      0, left_of(block)};
 #pragma unroll 1

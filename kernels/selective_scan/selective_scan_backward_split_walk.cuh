@@ -29,6 +29,63 @@ __device__ __forceinline__ void store_apart(float4* to, float x, float y, float 
                "f"(z), "f"(w));
 }
 
+// A quad in f16, for a step's share of a product: [state], of two channels each.
+struct HalfQuad {
+  unsigned at[2];
+};
+__device__ __forceinline__ HalfQuad half_quad(const float (&quad)[4]) {
+  return {{narrow_pair<f16>(quad[0], quad[2]), narrow_pair<f16>(quad[1], quad[3])}};
+}
+// sum += a b with a 16 x 8 and b 8 x 8.
+__device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, unsigned b) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.at[0]), "r"(a.at[1]), "r"(b));
+}
+// Two such products at once: of a and b, and of c and d.
+__device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, unsigned b,
+                                         const HalfQuad& c, unsigned d) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.at[0]), "r"(a.at[1]), "r"(c.at[0]), "r"(c.at[1]), "r"(b), "r"(d));
+}
+
+// The way of a tile's steps to dB or dC: weighted sums over its channels, the column of a step
+// each.
+template <class T>
+struct ChannelSums {
+  float2 own;         // the weights of the lane's two channels at step g,
+  unsigned own_in_t;  // and with `scale`
+  HalfQuad waiting[2];
+  unsigned waiting_weights = 0;
+
+  __device__ __forceinline__ ChannelSums(float2 weights, float scale)
+      : own(weights), own_in_t(narrow_pair<T>(scale * weights.x, scale * weights.y)) {}
+
+  // Both quads of step t. `waits`: the other one of steps 2 i and 2 i + 1 is to come. The last step
+  // has no other.
+  __device__ __forceinline__ void add(float (&sum)[2][4], int t, int g, bool waits,
+                                      const float (&quads)[2][4]) {
+    if constexpr (kSumsInT<T>) {
+      const unsigned weights = g == t ? own_in_t : 0u;
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const HalfQuad quad = half_quad(quads[j]);
+        if (t == kBlockSteps - 1) multiply(sum[j], quad, weights);
+        else if (waits) waiting[j] = quad;
+        else multiply(sum[j], waiting[j], waiting_weights, quad, weights);
+      }
+      waiting_weights = weights;
+    } else {
+      const float2 weights = {g == t ? own.x : 0.0f, g == t ? own.y : 0.0f};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) add_weighted<false>(sum[j], quads[j], weights);
+    }
+  }
+};
+
 // Decay rates and saved states of a lane's elements, on their way.
 struct WalkStart {
   float4 rates[2];  // [channel]: of four states
@@ -45,8 +102,8 @@ struct Walker {
   static constexpr int slot_floats = kBlockSteps * step_floats;
   int team, strip, g, l;
   // Of a step in the team's first slot: delta and dy of the lane's two channels, and what the lane
-  // has of the B operands: of the outer product, and of dA's, delta as a diagonal.
-  const float *terms, *outer, *diagonal;
+  // has of the outer product's B operand.
+  const float *terms, *outer;
   float4* sums;
   const float4* rates;  // of the CTA's first tile
   const T* saved;       // of block 0 and the CTA's first channel
@@ -58,10 +115,8 @@ struct Walker {
         g(static_cast<unsigned>(at.lane) / 4),
         l(static_cast<unsigned>(at.lane) % 4) {
     const auto& step = at.team(team).slots[0].steps[0];
-    const float* zero = &step.zeros[0].x;
     terms = in_register(&step.terms[l].x);
-    outer = in_register(l < 2 ? &step.outer[g / 2].x + 2 * l + g % 2 : zero);
-    diagonal = in_register(g / 2 == l ? &step.diagonal[l].x + g % 2 * 2 : zero);
+    outer = in_register(l < 2 ? &step.outer[g / 2].x + 2 * l + g % 2 : &step.zeros[4].x);
     sums = in_register(at.team(team).sums[strip] + at.lane);
     const Where& where = at.where();
     const std::int64_t tile = static_cast<std::int64_t>(where.part.direction) *
@@ -73,28 +128,31 @@ struct Walker {
             (where.part.image_direction * where.blocks * where.per_direction + where.part.first) *
                 kStates +
             strip * Tile::states + 4 * g;
+    asm volatile("" : "+l"(rates), "+l"(saved));  // not taken apart again
   }
 
   // Of a block and a tile; the states before block 0 are zero. Channels beyond the last read the
   // last one's: their other factors are zero.
   __device__ __forceinline__ WalkStart fetch(int block, int tile) const {
     const Where& where = place.where();
-    const float4* rates_at = rates + tile * (Cut::strips * 2 * kWarp);
-    const int last = where.part.channels - 1, c = tile * Tile::channels + 2 * l;
-    const T* at = saved + static_cast<std::uint64_t>(static_cast<unsigned>(block)) *
-                              static_cast<unsigned>(where.per_direction * kStates);
+    const auto u = [](int i) { return static_cast<unsigned>(i); };  // an instruction an address
+    const float4* rates_at = rates + u(tile) * (Cut::strips * 2 * kWarp);
+    const unsigned last = u(where.part.channels - 1), c = u(tile * Tile::channels + 2 * l);
+    const T* at = saved + static_cast<std::uint64_t>(u(block)) * u(where.per_direction * kStates);
     return {{load_now(rates_at), load_now(rates_at + kWarp)},
             {load_now_or_zero(at + min(c, last) * kStates, block > 0),
              load_now_or_zero(at + min(c + 1, last) * kStates, block > 0)}};
   }
 
-  // One block of steps of this warp's strip of a tile, up and back.
+  // One block of steps of this warp's strip of a tile, up and back. `ready` says whether the tile's
+  // slot is known to be full, and then whether the next one's is.
   template <class FetchNext>
-  __device__ __forceinline__ void walk(const float* b_at, float4* carried, const Turn& turn,
-                                       const WalkStart& start, FetchNext fetch_next,
-                                       float (&db)[2][4], float (&dc)[2][4]) const {
+  __device__ __forceinline__ void walk(int tile, const float* b_at, const Turn& turn,
+                                       unsigned& ready, const WalkStart& start,
+                                       FetchNext fetch_next, float (&db)[2][4],
+                                       float (&dc)[2][4]) const {
     const int slot = turn.slot * slot_floats;
-    float rate[8], h[kBlockSteps + 1][8], decay[kBlockSteps][8];
+    float rate[8], h[kBlockSteps + 1][2][4], decay[kBlockSteps][8];
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       const float rates4[4] = {start.rates[c].x, start.rates[c].y, start.rates[c].z,
@@ -106,22 +164,24 @@ struct Walker {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           rate[4 * j + 2 * c + r] = rates4[2 * j + r];
-          h[0][4 * j + 2 * c + r] = saved4[2 * j + r];
+          h[0][j][2 * c + r] = saved4[2 * j + r];
         }
     }
     Barriers& barriers = place.barriers();
-    barrier_wait(barriers.full[team][turn.slot], turn.parity);
+    if (!ready) barrier_wait(barriers.full[team][turn.slot], turn.parity);
+    // Whether the sums of the tile before have been read.
+    const Turn before = turn.before();
+    unsigned drained = 0;
     // Column g of the sums over channels is to be step g.
     const float* own = terms + slot + min(g, kBlockSteps - 1) * step_floats;
-    const float2 dy_own = *reinterpret_cast<const float2*>(own + 2);
-    const float2 delta_u_own = *reinterpret_cast<const float2*>(own + 16);
+    ChannelSums<T> to_dc(*reinterpret_cast<const float2*>(own + 2), 1.0f);
+    ChannelSums<T> to_db(*reinterpret_cast<const float2*>(own + 16), kDeltaUScale);
 #pragma unroll
     for (int t = 0; t < kBlockSteps; ++t) {
       float b[4];
       load_wide(b, b_at + 2 * t * kStates);
       const float part = outer[slot + t * step_floats];
       const float2 delta = *reinterpret_cast<const float2*>(terms + slot + t * step_floats);
-      const float2 weights = {g == t ? dy_own.x : 0.0f, g == t ? dy_own.y : 0.0f};
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         float added[4];  // [row][column]
@@ -130,14 +190,18 @@ struct Walker {
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
-            const int e = 4 * j + 2 * c + r;
+            const int i = 2 * c + r, e = 4 * j + i;
             decay[t][e] = exp2_approx((c ? delta.y : delta.x) * rate[e]);
-            h[t + 1][e] = fmaf(decay[t][e], h[t][e], added[2 * r + c]);
+            h[t + 1][j][i] = fmaf(decay[t][e], h[t][j][i], added[2 * r + c]);
           }
-        add_weighted<false>(dc[j], &h[t + 1][4 * j], weights);
       }
+      to_dc.add(dc, t, g, t % 2 == 0, h[t + 1]);
+      if (t == 5) drained = barrier_over(barriers.drained[team][before.slot], before.parity);
     }
 
+    // Derived here: a running pointer could not move on before the last tile's stores have read it.
+    float4* carried = in_register(place.template shared<float4>(Layout::carried) +
+                                  (tile * Cut::strips + strip) * 4 * kWarp + place.lane);
     float q[2][4], da[2][4];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
@@ -145,48 +209,46 @@ struct Walker {
       load_wide(da[j], &carried[(2 + j) * kWarp].x);
     }
     float b[2][4], c_row[2][4];
-    float2 dy[2], diagonal_at[2];
+    float4 term[2];  // delta and dy
     const auto load = [&](int t) {
       load_wide(b[t % 2], b_at + 2 * t * kStates);
       load_wide(c_row[t % 2], b_at + (2 * t + 1) * kStates);
-      dy[t % 2] = *reinterpret_cast<const float2*>(terms + slot + t * step_floats + 2);
-      diagonal_at[t % 2] = *reinterpret_cast<const float2*>(diagonal + slot + t * step_floats);
+      term[t % 2] = *reinterpret_cast<const float4*>(terms + slot + t * step_floats);
     };
     load(kBlockSteps - 1);
-    // The sums of the tile before.
-    const Turn before = turn.before();
-    barrier_wait(barriers.drained[team][before.slot], before.parity);
+    if (!drained) barrier_wait(barriers.drained[team][before.slot], before.parity);
 #pragma unroll
     for (int t = kBlockSteps - 1; t >= 0; --t) {
       if (t > 0) load(t - 1);  // ahead of the store that it must not wait for
       if (t == 5) fetch_next();
-      const float2 weights = {g == t ? delta_u_own.x : 0.0f, g == t ? delta_u_own.y : 0.0f};
-      float s1[2], s2[2];
+      if (t == 1) {
+        const Turn after = turn.after();
+        ready = barrier_over(barriers.full[team][after.slot], after.parity);
+      }
+      float s1[2], s2[2], gradient[2][4];
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        float gradient[4];
 #pragma unroll
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r)
-            gradient[2 * c + r] =
-                fmaf(c_row[t % 2][2 * j + r], c ? dy[t % 2].y : dy[t % 2].x, q[j][2 * c + r]);
-        add_weighted<false>(db[j], gradient, weights);
-        float through[4];
+            gradient[j][2 * c + r] =
+                fmaf(c_row[t % 2][2 * j + r], c ? term[t % 2].w : term[t % 2].z, q[j][2 * c + r]);
 #pragma unroll
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r) {
             const int i = 2 * c + r, e = 4 * j + i;
             const bool first = j == 0 && r == 0;
-            s1[c] =
-                first ? b[t % 2][0] * gradient[i] : fmaf(b[t % 2][2 * j + r], gradient[i], s1[c]);
-            q[j][i] = gradient[i] * decay[t][e];
-            through[i] = q[j][i] * h[t][e];
-            s2[c] = first ? rate[e] * through[i] : fmaf(rate[e], through[i], s2[c]);
+            s1[c] = first ? b[t % 2][0] * gradient[j][i]
+                          : fmaf(b[t % 2][2 * j + r], gradient[j][i], s1[c]);
+            q[j][i] = gradient[j][i] * decay[t][e];
+            const float through = q[j][i] * h[t][j][i];
+            s2[c] = first ? rate[e] * through : fmaf(rate[e], through, s2[c]);
+            da[j][i] = fmaf(c ? term[t % 2].y : term[t % 2].x, through, da[j][i]);
           }
-        multiply(da[j], through, diagonal_at[t % 2].x, diagonal_at[t % 2].y);
       }
+      to_db.add(db, t, g, t % 2 == 1, gradient);
       store_apart(sums + t * Tile::sums, s1[0], s1[1], s2[0], s2[1]);
     }
     arrive(barriers.walked[team]);
@@ -205,12 +267,11 @@ struct Walker {
     if (team < tiles) start = fetch(last_block, team);
     float db[2][4] = {}, dc[2][4] = {};
     Turn turn;
+    unsigned ready = 0;
 #pragma unroll 1
     for (int block = last_block; block >= first_block; --block) {
       if (block < last_block) place.barriers().wait_for_staged(last_block - block);
       const float* b_at = in_register(place.matrices(block) + strip * Tile::states + 4 * g);
-      float4* carried = in_register(place.template shared<float4>(Layout::carried) +
-                                    (team * Cut::strips + strip) * 4 * kWarp + place.lane);
 #pragma unroll 1
       for (int tile = team; tile < tiles; tile += Cut::teams) {
         WalkStart next;
@@ -218,10 +279,9 @@ struct Walker {
           const bool same = tile + Cut::teams < tiles;
           next = fetch(same ? block : max(block - 1, 0), same ? tile + Cut::teams : team);
         };
-        walk(b_at, carried, turn, start, fetch_next, db, dc);
+        walk(tile, b_at, turn, ready, start, fetch_next, db, dc);
         start = next;
         turn.advance();
-        carried += Cut::teams * Cut::strips * 4 * kWarp;
       }
       const int i = last_block - block;
       barrier_wait(place.barriers().matrices_stored, (i + 1) & 1);
@@ -247,11 +307,8 @@ struct Walker {
       const float4 a = carried[2 * kWarp], b = carried[3 * kWarp];
       const int c = tile * Tile::channels + 2 * l;
       float2* to = reinterpret_cast<float2*>(out + static_cast<std::int64_t>(c) * kStates);
-      if (c < part.channels)
-        to[0] = {kTf32Cut * a.x, kTf32Cut * a.z}, to[1] = {kTf32Cut * b.x, kTf32Cut * b.z};
-      if (c + 1 < part.channels)
-        to[kStates / 2] = {kTf32Cut * a.y, kTf32Cut * a.w},
-                     to[kStates / 2 + 1] = {kTf32Cut * b.y, kTf32Cut * b.w};
+      if (c < part.channels) to[0] = {a.x, a.y}, to[1] = {b.x, b.y};
+      if (c + 1 < part.channels) to[kStates / 2] = {a.z, a.w}, to[kStates / 2 + 1] = {b.z, b.w};
     }
   }
 };
