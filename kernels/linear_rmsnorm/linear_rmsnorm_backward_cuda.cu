@@ -1,5 +1,6 @@
 #include "kernels/base/column_sums.cuh"
 #include "kernels/linear_rmsnorm/linear_rmsnorm_fused.cuh"
+#include "kernels/matmul/matmul_mma.cuh"
 #include "kernels/rmsnorm/rmsnorm_weight_sums.cuh"
 
 // Bound by memory: at the paper's shape 184 MB where dx is added to. While a warp works on its 16
@@ -44,12 +45,19 @@ __device__ __forceinline__ void permute_columns(T* w, int in) {
   }
 }
 
-// draw of 16 rows as operand: of each row a lane's octet of each quad, and its pair of the octet
-// alone.
+// draw of 16 rows as operands A, two a quad, and a lane's pairs of the octet alone. Of row i of a
+// lane's two, octet q of a quad is in [0][i], [0][i + 2], [1][i], [1][i + 2].
 template <int kQuads>
 struct Rows {
-  uint4 quad[2][kQuads];
+  unsigned quad[kQuads][2][4];
   unsigned alone[2];
+
+  // `none` is 0, which the compiler does not know: registers that are both an operand's and a
+  // store's would be moved before every product, 730 instructions a tile.
+  __device__ __forceinline__ uint4 octet(int i, int q, unsigned none) const {
+    const unsigned(&a)[2][4] = quad[q];
+    return make_uint4(a[0][i] ^ none, a[0][i + 2] ^ none, a[1][i] ^ none, a[1][i + 2] ^ none);
+  }
 };
 
 // What a lane adds to the weights' gradients.
@@ -94,18 +102,20 @@ __device__ __forceinline__ void norm_row(Rows<kQuads>& rows, WeightSums<kQuads>&
   products.add(columns.segment(alone), fmaf(last_wg.x, last_x.x, last_wg.y * last_x.y));
   squares.sum_lanes();
   products.sum_lanes();
-  PerSegment r, mean;  // of weight dy xh
+  // draw = weight (dy r) - raw r^2 mean(weight dy xh)
+  PerSegment r, shift;
 #pragma unroll
   for (int s = 0; s < kSegments; ++s) {
     r.at[s] = rsqrtf(fmaf(squares.at[s], columns.inverse[s], columns.eps));
-    mean.at[s] = products.at[s] * columns.inverse[s] * r.at[s];
+    const float xh = products.at[s] * columns.inverse[s] * r.at[s];
+    shift.at[s] = -xh * (r.at[s] * r.at[s]);
   }
   // Both are read again: held, they and the weights would take 100 registers.
   __syncwarp();
 #pragma unroll
   for (int quad = 0; quad < kQuads; ++quad) {
     const int column = octets.of(quad, q) * kOctet, segment = columns.segment(column);
-    const float scale = r.of(segment), shift = mean.of(segment);
+    const float scale = r.of(segment), down = shift.of(segment);
     float x[kOctet], g[kOctet];
     load_wide(x, raw + column);
     load_wide(g, dy + column);
@@ -115,50 +125,64 @@ __device__ __forceinline__ void norm_row(Rows<kQuads>& rows, WeightSums<kQuads>&
       load_wide(w, weight + column + c);
 #pragma unroll
       for (int d = 0; d < 4; ++d) {
-        const float xh = x[c + d] * scale;
-        sums.quad[quad][c + d] = fmaf(g[c + d], xh, sums.quad[quad][c + d]);
-        x[c + d] = scale * fmaf(-xh, shift, w[d] * g[c + d]);
+        const float scaled = g[c + d] * scale;
+        sums.quad[quad][c + d] = fmaf(scaled, x[c + d], sums.quad[quad][c + d]);
+        x[c + d] = fmaf(x[c + d], down, scaled * w[d]);
       }
     }
-    rows.quad[i][quad] = make_uint4(narrow_pair<T>(x[0], x[1]), narrow_pair<T>(x[2], x[3]),
-                                    narrow_pair<T>(x[4], x[5]), narrow_pair<T>(x[6], x[7]));
+#pragma unroll
+    for (int c = 0; c < kOctet; c += 2)
+      rows.quad[quad][c / 4][i + c % 4] = narrow_pair<T>(x[c], x[c + 1]);
   }
   const int segment = columns.segment(alone);
-  const float scale = r.of(segment), shift = mean.of(segment);
-  const float2 xh = make_float2(last_x.x * scale, last_x.y * scale);
-  sums.alone[0] = fmaf(last_g.x, xh.x, sums.alone[0]);
-  sums.alone[1] = fmaf(last_g.y, xh.y, sums.alone[1]);
-  rows.alone[i] =
-      narrow_pair<T>(scale * fmaf(-xh.x, shift, last_wg.x), scale * fmaf(-xh.y, shift, last_wg.y));
+  const float scale = r.of(segment), down = shift.of(segment);
+  const float2 scaled = make_float2(last_g.x * scale, last_g.y * scale);
+  sums.alone[0] = fmaf(scaled.x, last_x.x, sums.alone[0]);
+  sums.alone[1] = fmaf(scaled.y, last_x.y, sums.alone[1]);
+  rows.alone[i] = narrow_pair<T>(fmaf(last_x.x, down, scaled.x * last_w.x),
+                                 fmaf(last_x.y, down, scaled.y * last_w.y));
 }
 
-// sums = draw W for 32 columns: half a panel's.
+__device__ __forceinline__ uint4 load_shared(unsigned from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(from)
+               : "memory");
+  return v;
+}
+
+// Where a lane's rows of 8 x 8 matrices of W's first panel lie; the 32 other columns of a panel are
+// 64 bytes to and fro, the 16 other ones of those 32 bytes.
+struct MatrixAddress {
+  unsigned quads, alone;
+
+  template <int kQuads, class T>
+  __device__ __forceinline__ static MatrixAddress of(T* w) {
+    const int lane = threadIdx.x % kWarp;
+    return {shared_address(panel_chunk(w, lane % 16, lane / 16)),
+            shared_address(panel_chunk(w, kQuads * 32 + lane % 8, lane / 8))};
+  }
+};
+
+// sums += draw W for 32 columns: half a panel's, `panel` bytes behind the first.
 template <int kQuads, class T>
-__device__ __forceinline__ void multiply(float (&sums)[4][4], const Rows<kQuads>& rows, T* panel,
-                                         int half) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[j][i] = 0;
+__device__ __forceinline__ void multiply(float (&sums)[4][4], const Rows<kQuads>& rows,
+                                         const MatrixAddress& address, int panel, int half) {
   unsigned b[4];
 #pragma unroll
-  for (int quad = 0; quad < kQuads; ++quad) {
-    const uint4 &upper = rows.quad[0][quad], &lower = rows.quad[1][quad];
-    const unsigned a[2][4] = {{upper.x, lower.x, upper.y, lower.y},
-                              {upper.z, lower.z, upper.w, lower.w}};
+  for (int quad = 0; quad < kQuads; ++quad)
 #pragma unroll
     for (int k = 0; k < 2; ++k)
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
-        load_matrices<true>(
-            b, panel_chunk(panel, quad * 32 + k * 16 + lane % 16, half * 4 + pair * 2 + lane / 16));
-        multiply_add<T>(sums[pair * 2], a[k], b[0], b[1]);
-        multiply_add<T>(sums[pair * 2 + 1], a[k], b[2], b[3]);
+        load_transposed(b, (address.quads ^ (half * 64 + pair * 32)) + panel +
+                               (quad * 32 + k * 16) * kPanel * sizeof(T));
+        multiply_add<T>(sums[pair * 2], rows.quad[quad][k], b[0], b[1]);
+        multiply_add<T>(sums[pair * 2 + 1], rows.quad[quad][k], b[2], b[3]);
       }
-  }
   const unsigned a[4] = {rows.alone[0], rows.alone[1], 0, 0};
-  load_matrices<true>(b, panel_chunk(panel, kQuads * 32 + lane % 8, half * 4 + lane / 8));
+  load_transposed(b, (address.alone ^ half * 64) + panel);
 #pragma unroll
   for (int j = 0; j < 4; ++j) multiply_add<T>(sums[j], a, b[j], 0u);
 }
@@ -214,25 +238,31 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
   const Tiles tiles(p.shape.rows, groups);
 
   // raw and dy of a tile, in one group of copies with the stage of dx that is refilled next. Zeros
-  // in octets that there is room for but that do not exist.
+  // in octets that there is room for but that do not exist. Eight rows of four octets a copy.
   const auto fetch = [&](int tile) {
-    if (tile < tiles.count) {
-      constexpr int kOctets = kSlots<kQuads> / kOctet;
-      const std::int64_t row0 = std::int64_t{tile} * kTileRows;
-      for (int i = lane; i < kTileRows * kOctets; i += kWarp) {
-        const int row = i / kOctets, octet = i % kOctets;
-        const bool exists = row0 + row < p.shape.rows && octet * kOctet < out;
-        const std::int64_t at = ((row0 + row) * groups + group) * out + octet * kOctet;
-        T* const to = own + (row * kPitch<kQuads> + octet) * kOctet;
-        copy_async(to, p.raw + at, exists);
-        copy_async(to + kArray<kQuads>, p.dy + at, exists);
+    if (tile >= tiles.count) return;
+    constexpr int kOctets = kSlots<kQuads> / kOctet;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const std::int64_t row = std::int64_t{tile} * kTileRows + i * 8 + g;
+      const std::int64_t at = (row * groups + group) * out + q * kOctet;
+      T* const to = own + ((i * 8 + g) * kPitch<kQuads> + q) * kOctet;
+#pragma unroll
+      for (int octet = 0; octet < kOctets; octet += 4) {
+        if (octet + q >= kOctets) continue;
+        const bool exists = row < p.shape.rows && (octet + q) * kOctet < out;
+        copy_async(to + octet * kOctet, p.raw + at + octet * kOctet, exists);
+        copy_async(to + octet * kOctet + kArray<kQuads>, p.dy + at + octet * kOctet, exists);
       }
     }
   };
-  fetch_matrix(w, p.w + static_cast<std::int64_t>(group) * out * in, columns, octets, in);
+  // The first rows come from DRAM while W, which lies in the L2 cache, is asked for.
   fetch(tiles.first);
   Stages<T> before(own + 2 * kArray<kQuads>, p.dx, p.shape, group, tiles);
-  for (int stage = 0; stage < before.kCount; ++stage) before.refill(p.accumulate);
+  before.refill(p.accumulate);
+  fetch_matrix(w, p.w + static_cast<std::int64_t>(group) * out * in, columns, octets, in);
+  commit_copies();
+  for (int stage = 1; stage < before.kCount; ++stage) before.refill(p.accumulate);
   fetch_weights(weight, kSlots<kQuads>, columns, p.weight, group);
   wait_copies<before.kCount - 1>();
   __syncthreads();
@@ -247,6 +277,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
     __syncwarp();
   };
 
+  const unsigned none = static_cast<unsigned>(in) % kOctet;
+  const MatrixAddress matrix = MatrixAddress::of<kQuads>(w);
   WeightSums<kQuads> weight_sums;
   for (int tile = tiles.first; tile < tiles.count; tile += tiles.step) {
     const std::int64_t row = std::int64_t{tile} * kTileRows + g;
@@ -265,7 +297,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
       for (int quad = 0; quad < kQuads; ++quad) {
         const int column = octets.of(quad, q) * kOctet;
         if (column < out)
-          *reinterpret_cast<uint4*>(draw + i * down * out + column) = rows.quad[i][quad];
+          *reinterpret_cast<uint4*>(draw + i * down * out + column) = rows.octet(i, quad, none);
       }
       const int alone = octets.alone() * kOctet + q * 2;
       if (alone < out) *reinterpret_cast<unsigned*>(draw + i * down * out + alone) = rows.alone[i];
@@ -273,19 +305,32 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
     __syncwarp();
     fetch(tile + tiles.step);
 
-    for (int k = 0; k < in; k += kPanel) {
+    T* to[2] = {dx, dx + down * in};
+    for (int k = 0; k < in; k += kPanel, to[0] += kPanel, to[1] += kPanel) {
       wait_oldest();
+      const unsigned stage = shared_address(panel_chunk(before.oldest(), g, q));
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float sums[4][4];
-        multiply(sums, rows, w + k * kSlots<kQuads>, half);
+        float sums[4][4] = {};  // of column 2 j + c, row i: [j][2 i + c]
+        if (p.accumulate)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const uint4 pairs = load_shared((stage ^ half * 64) + i * 8 * kPanel * sizeof(T));
+            const unsigned of[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              const float2 pair = widen_pair<T>(of[j]);
+              sums[j][i * 2] = pair.x;
+              sums[j][i * 2 + 1] = pair.y;
+            }
+          }
+        multiply<kQuads, T>(sums, rows, matrix, k * kSlots<kQuads> * int{sizeof(T)}, half);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          float to[kOctet] = {};
-          if (p.accumulate) load_wide(to, panel_chunk(before.oldest(), g + i * 8, half * 4 + q));
-#pragma unroll
-          for (int c = 0; c < kOctet; ++c) to[c] += sums[c / 2][i * 2 + c % 2];
-          if (exists[i]) store_narrow(dx + i * down * in + k + half * 32, to);
+          const float row_sums[kOctet] = {
+              sums[0][i * 2], sums[0][i * 2 + 1], sums[1][i * 2], sums[1][i * 2 + 1],
+              sums[2][i * 2], sums[2][i * 2 + 1], sums[3][i * 2], sums[3][i * 2 + 1]};
+          if (exists[i]) store_narrow(to[i] + half * 32, row_sums);
         }
       }
       __syncwarp();

@@ -130,12 +130,12 @@ struct PerSegment {
 template <int kQuads, class T>
 __device__ __forceinline__ void fetch_matrix(T* to, const T* from, const Columns& columns,
                                              const Octets<kQuads>& octets, int in) {
-  const int chunks = in / kOctet;
-  for (int i = threadIdx.x; i < kSlots<kQuads> * chunks; i += blockDim.x) {
-    const int slot = i / chunks, c = i % chunks, column = octets.column(slot);
-    T* panel = to + c / 8 * kSlots<kQuads> * kPanel;
-    copy_async(panel_chunk(panel, slot, c % 8),
-               from + static_cast<std::int64_t>(column) * in + c * kOctet, column < columns.out);
+  for (int slot = threadIdx.x / kWarp; slot < kSlots<kQuads>; slot += blockDim.x / kWarp) {
+    const int column = octets.column(slot);
+    const T* const row = from + static_cast<std::int64_t>(column) * in;
+    for (int c = threadIdx.x % kWarp; c < in / kOctet; c += kWarp)
+      copy_async(panel_chunk(to + c / 8 * kSlots<kQuads> * kPanel, slot, c % 8), row + c * kOctet,
+                 column < columns.out);
   }
 }
 
