@@ -38,6 +38,15 @@ inline constexpr LinearShape kMatmulLong[] = {
     {4500, 24, 40},
 };
 
+// Many rows for the multiprocessors that the test allows, as Hopper's own kernel wants them: rows
+// that are no whole tiles, outputs that are no whole chunks, one slice of them and several, sums of
+// one panel and of two, wide rows.
+inline constexpr LinearShape kMatmulManyRows[] = {
+    {5001, 128, 1024}, {5003, 128, 384}, {4999, 128, 128},
+    {4100, 120, 136},  {4097, 256, 72},  {4101, 72, 200, 1, 80, 208},
+    {4099, 384, 128},
+};
+
 // The paper's layers: qkv, attention out, SwiGLU up and down, Mamba in and out, x_proj, dt_proj.
 inline constexpr std::int64_t kMatmulPaperRows = 256 * 196;
 inline constexpr LinearShape kMatmulPaper[] = {

@@ -19,6 +19,8 @@ void linear_forward(CudaQueue& queue, const LinearForward<T, Y>& p) {
                         .d = p.y,
                         .ldd = s.y_stride,
                         .d_group_stride = s.y_group};
+  if constexpr (sizeof(T) == 2 && std::is_same_v<T, Y>)
+    if (multiply_many_rows(queue, product, p.bias)) return;
   if (p.bias) {
     if constexpr (std::is_same_v<T, Y>)
       if (s.groups == 1 && multiply_with_bias(queue, product, p.bias)) return;
@@ -32,16 +34,19 @@ void linear_forward(CudaQueue& queue, const LinearForward<T, Y>& p) {
 template <class T>
 void linear_backward_input(CudaQueue& queue, const LinearBackwardInput<T>& p) {
   const LinearShape s = checked(p.shape);
-  multiply(queue, Product<T, T>{.m = s.rows,
-                                .n = s.in,
-                                .k = s.out,
-                                .groups = s.groups,
-                                .a = {p.dy, s.y_stride, s.y_group, true},
-                                .b = {p.w, s.in, std::int64_t{s.out} * s.in, false},
-                                .d = p.dx,
-                                .ldd = s.x_stride,
-                                .d_group_stride = s.x_group,
-                                .accumulate = p.accumulate});
+  const Product<T, T> product{.m = s.rows,
+                              .n = s.in,
+                              .k = s.out,
+                              .groups = s.groups,
+                              .a = {p.dy, s.y_stride, s.y_group, true},
+                              .b = {p.w, s.in, std::int64_t{s.out} * s.in, false},
+                              .d = p.dx,
+                              .ldd = s.x_stride,
+                              .d_group_stride = s.x_group,
+                              .accumulate = p.accumulate};
+  if constexpr (sizeof(T) == 2)
+    if (multiply_many_rows(queue, product)) return;
+  multiply(queue, product);
 }
 
 template <class T>

@@ -56,6 +56,16 @@ __device__ __forceinline__ void load_box_to_all(unsigned to, const CUtensorMap& 
       : "memory");
 }
 
+// This thread's stores since the last time are a group.
+__device__ __forceinline__ void stores_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until all of them but the newest `groups` groups have read shared memory.
+template <int groups>
+__device__ __forceinline__ void stores_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(groups) : "memory");
+}
+
 // --- Products
 
 // As panel_operand, of rows of 8 elements that follow one another: the sum runs over them.

@@ -37,6 +37,11 @@ void multiply(CudaQueue&, const Product<T, D>&);
 template <class T>
 bool multiply_with_bias(CudaQueue&, const Product<T, T>&, const T* bias);
 
+// d(i, j) = sum + bias[j] (null: none) by our own kernel for Hopper, which keeps b near; false
+// where device, shape or an address is not for it (nothing was done then). a is k_inner.
+template <class T>
+bool multiply_many_rows(CudaQueue&, const Product<T, T>&, const T* bias = nullptr);
+
 // The whole layer by our own kernel for few rows of 16-bit elements; false where the shape is not
 // for it (nothing was done then).
 template <class T, class Y>

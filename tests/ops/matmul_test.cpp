@@ -295,6 +295,41 @@ TEST_SUITE("gpu") {
       check_cuda(Problem(shape), kMatmulWideTolerance, SolveWide{});
   }
 
+  TEST_CASE("linear: many rows on CUDA agree with the CPU") {
+    // Fewer multiprocessors: more tiles a block, which go round its places in shared memory.
+    for (const int multiprocessors : {30, 9}) {
+      CudaQueue queue(0);
+      queue.limits.multiprocessors = multiprocessors;
+      for (const LinearShape& shape : kMatmulManyRows) {
+        INFO("[", shape.rows, ", ", shape.in, "] to ", shape.out);
+        check_cuda(Problem(shape), kMatmulTolerance, Solve{}, queue);
+      }
+    }
+    CudaQueue queue(0);  // too little shared memory for the kernel
+    queue.limits.multiprocessors = 30;
+    queue.limits.shared_bytes_per_block = std::size_t{99} << 10;
+    check_cuda(Problem({5003, 128, 384}), kMatmulTolerance, Solve{}, queue);
+  }
+
+  TEST_CASE("linear: many rows do without cuBLASLt on Hopper") {
+    CudaQueue queue(0);
+    if (queue.limits.compute_capability != 90) return;
+    queue.limits.multiprocessors = 30;
+    Layer up(queue, Problem({5003, 128, 384})), down(queue, Problem({5003, 384, 128}));
+    const auto products = [&] {
+      linear_forward(queue, LinearForward<f16, f16>{up.shape, up.x, up.w, up.bias, up.y});
+      linear_backward_input(queue, LinearBackwardInput<f16>{down.shape, down.dy, down.w, down.dx});
+    };
+    products();
+    CHECK(matmul_plan_count(queue).all == 0);
+    const Results eager = {{"y", up.y.values()}, {"dx", down.dx.values()}};
+    const CudaGraph graph(queue, products);
+    fill_bytes(queue, up.y, 0xff, up.y.bytes());
+    fill_bytes(queue, down.dx, 0xff, down.dx.bytes());
+    graph.launch(queue);
+    expect_same_bits(eager, {{"y", up.y.values()}, {"dx", down.dx.values()}});
+  }
+
   TEST_CASE("linear: smaller GPUs find the same weight gradients") {
     // Too little shared memory for Hopper's kernel, for clusters, for any kernel of our own.
     for (const std::size_t shared_bytes :
