@@ -68,10 +68,9 @@ struct Tile {
   static constexpr int steps = kStates == 128 ? kBlockSteps : 2 * kBlockSteps;  // staged at a time
   // 128 registers a thread hold 32 states, 32 decay rates and the rest; 96 do for 16 of each.
   static constexpr int blocks_per_sm = (per_thread == 16 ? 512 : 640) / threads;
-  // So many of a thread's decays are polynomials, in the forward and in the chunk pass, which has
-  // fewer multiply-adds of its own (H100, 64 states, inference: none 0.545 ms, one 0.533, two
-  // 0.541; with 8 states a thread, staging leaves no time for any).
-  static constexpr int polynomials = per_thread == 16 ? 1 : 0;
+  // So many of a thread's decays are polynomials in the chunk pass, which has fewer multiply-adds
+  // of its own than the forward (there none are; with 8 states a thread, staging leaves no time for
+  // any).
   static constexpr int chunk_polynomials = per_thread == 16 ? 4 : 0;
   // In staging a lane takes `piece` channels of a step at a time; so many steps a round.
   static constexpr int piece = 4;
@@ -129,18 +128,27 @@ __device__ __forceinline__ Rows rows_of(const ScanShape& s, const Part& part) {
 
 // max(x, 0) + log(1 + e^-|x|): keeps its relative accuracy where the result is small, needs no
 // branch at 20 (there the logarithm is below half an ulp), and passes NaN. The logarithm is e times
-// a minimax polynomial of e in [0, 1], relative error 3e-8.
+// a minimax polynomial of e in [0, 1], relative error 3e-8, for 16-bit types 1e-5.
+template <class T = float>
 __device__ __forceinline__ float softplus(float x) {
   const float e = exp2_approx(-kLog2e * fabsf(x));
-  float p = 0.00523269409f;
-  p = fmaf(p, e, -0.0295052379f);
-  p = fmaf(p, e, 0.0782259554f);
-  p = fmaf(p, e, -0.136632457f);
-  p = fmaf(p, e, 0.191060066f);
-  p = fmaf(p, e, -0.24842982f);
-  p = fmaf(p, e, 0.333190978f);
-  p = fmaf(p, e, -0.499994934f);
-  p = fmaf(p, e, 0.99999994f);
+  float p;
+  if constexpr (sizeof(T) == 2) {
+    p = fmaf(-0.023869006f, e, 0.101221614f);
+    p = fmaf(p, e, -0.210047752f);
+    p = fmaf(p, e, 0.325206161f);
+    p = fmaf(p, e, -0.499361247f);
+    p = fmaf(p, e, 0.999991596f);
+  } else {
+    p = fmaf(0.00523269409f, e, -0.0295052379f);
+    p = fmaf(p, e, 0.0782259554f);
+    p = fmaf(p, e, -0.136632457f);
+    p = fmaf(p, e, 0.191060066f);
+    p = fmaf(p, e, -0.24842982f);
+    p = fmaf(p, e, 0.333190978f);
+    p = fmaf(p, e, -0.499994934f);
+    p = fmaf(p, e, 0.99999994f);
+  }
   return fmaf(p, e, fmaxf(x, 0.0f));
 }
 // A log2(e), the rate at which a channel's state decays as a power of two.

@@ -22,14 +22,12 @@ struct ForwardArgs {
 template <int kWide, class T>
 __device__ __forceinline__ void save_state(T* to, const float (&h)[kWide]) {
   if constexpr (std::is_same_v<T, f16>) {
-    const __half2 most = __float2half2_rn(65504.0f);
     Vec<unsigned, kWide / 2> packed;
 #pragma unroll
-    for (int i = 0; i < kWide / 2; ++i) {
-      const __half2 pair = __hmin2_nan(__floats2half2_rn(h[2 * i], h[2 * i + 1]), most);
-      const __half2 bounded = __hmax2_nan(pair, __hneg2(most));
-      packed.at[i] = reinterpret_cast<const unsigned&>(bounded);
-    }
+    for (int i = 0; i < kWide / 2; ++i)
+      asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;"
+          : "=r"(packed.at[i])
+          : "f"(h[2 * i + 1]), "f"(h[2 * i]));
     *reinterpret_cast<Vec<unsigned, kWide / 2>*>(to) = packed;
   } else {
     store_narrow(to, h);

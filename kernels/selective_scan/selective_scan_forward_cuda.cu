@@ -2,11 +2,14 @@
 //
 // Per group of steps a warp turns its rows of u and dt into delta and delta u, walks the steps with
 // 2 channels and 8 or 16 states a thread, and gates and stores its rows of y; the next group is on
-// its way. An element costs one exponential and four multiply-adds, and the special-function unit
-// takes one warp in 8 cycles; so some of the exponentials are polynomials (Tile::polynomials),
-// until the issue of instructions is as much of a bound.
+// its way. An element costs one exponential and four multiply-adds, and the special-function unit,
+// which takes one warp in 8 cycles, is what binds, if some warps walk at any time. So B and C are
+// converted a group ahead, and a warp waits only for one that is a whole group behind: in step by a
+// barrier a group, all would stage at once, and store states at once (H100, paper's shape: 639 us
+// with states, 556 without; so, 576 and 562).
 #include "kernels/selective_scan/selective_scan_forward.cuh"
 #include "kernels/selective_scan/selective_scan_stage.cuh"
+#include "kernels/selective_scan/selective_scan_turns.cuh"
 
 namespace fm {
 namespace scan {
@@ -15,6 +18,9 @@ namespace {
 template <class T, int kStates>
 struct alignas(16) ForwardShared {
   using Cut = Tile<kStates>;
+  // Groups of B and C: being walked, being converted, and one more for those behind. In float that
+  // would pass 99 KB, with few states cost a CTA of the multiprocessor.
+  static constexpr int slots = sizeof(T) == 2 && Cut::per_thread == 16 ? 3 : 2;
   struct Warp {
     ChannelStage<T, kStates, kForwardRows> rows;
     float2 delta[Cut::padded_steps][Cut::warp_channels];  // delta, delta u
@@ -22,8 +28,9 @@ struct alignas(16) ForwardShared {
     float bias[Cut::warp_channels], skip[Cut::warp_channels];
     Projection<T, kStates> projection;
   };
-  MatrixStage<T, kStates, 2> matrices;
+  MatrixStage<T, kStates, 2, slots> matrices;
   Warp warps[Cut::warps];
+  Turns<Cut::threads, slots == 3> turns;
 };
 
 // u and dt to delta and delta u. Branch-free, all rounds together: these are long chains.
@@ -35,7 +42,7 @@ __device__ __forceinline__ void widen_rows(typename ForwardShared<T, kStates>::W
     float u[Cut::piece], delta[Cut::piece];
     load_wide(u, &mine.rows.raw[buffer][kU][t][c]);
 #pragma unroll
-    for (int k = 0; k < Cut::piece; ++k) delta[k] = softplus(dt[k]);
+    for (int k = 0; k < Cut::piece; ++k) delta[k] = softplus<T>(dt[k]);
 #pragma unroll
     for (int k = 0; k < Cut::piece; k += 2)
       *reinterpret_cast<float4*>(&mine.delta[t][c + k]) = {delta[k], delta[k] * u[k], delta[k + 1],
@@ -100,6 +107,25 @@ __device__ __forceinline__ void save_states(T* to, const float (&h)[Tile<kStates
   }
 }
 
+// Sums two channels' values over the lanes that share them, a level of the exchange at a time; of
+// the first two lanes each ends with one channel (see Seat).
+template <int kLanes>
+struct LaneSum {
+  float sum, other;
+
+  __device__ __forceinline__ explicit LaneSum(const float (&y)[2])
+      : sum(y[0]), other(kLanes > 1 ? __shfl_xor_sync(0xffffffffu, y[1], 1) : y[1]) {}
+  // Level 0 first; the last one stores, those beyond it do nothing.
+  __device__ __forceinline__ void add(int level, float* to, int lane) {
+    const int lanes = 2 << level;
+    if (kLanes == 1 && level == 0) *reinterpret_cast<float2*>(to) = {sum, other};
+    if (lanes > kLanes) return;
+    sum += other;
+    if (lanes < kLanes) other = __shfl_xor_sync(0xffffffffu, sum, lanes);
+    else if (lane < 2) *to = sum;
+  }
+};
+
 template <class T, int kStates>
 __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_per_sm)
     forward_kernel(const ForwardArgs<T> args) {
@@ -117,12 +143,16 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
   const int rank = kProjects<T, kStates> ? args.rank : 0;
   const int first_row = part.image * s.length + (part.direction ? s.length - 1 : 0);
 
-  const auto fetch = [&](int buffer, int step, int count) {
-    const int row = first_row + way * step;
-    const int bc_column = part.direction * args.bc_direction;
-    shared.matrices.copy(count, s.state, args.wide_states, [&](int t, int m) {
+  const auto steps_from = [&](int step) { return min(Cut::steps, end_step - step); };
+  const auto fetch_matrices = [&](int step) {
+    const int row = first_row + way * step, bc_column = way < 0 ? args.bc_direction : 0;
+    shared.matrices.copy(steps_from(step), s.state, args.wide_states, [&](int t, int m) {
       return (m ? args.c : args.b).at(row + way * t, bc_column);
     });
+  };
+  const auto fetch_rows = [&](int buffer, int step) {
+    const int row = first_row + way * step, bc_column = way < 0 ? args.bc_direction : 0;
+    const int count = steps_from(step);
     if (rank)
       mine.rows.copy_low(buffer, count, rank, args.wide_low,
                          [&](int t) { return args.low.at(row + way * t, bc_column); });
@@ -130,6 +160,11 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
                    args.wide_channels,
                    [&](int r, int t) { return args.rows[r].at(row + way * t, own.channel); });
   };
+  int step = part.first_block * kBlockSteps;
+  if (step >= end_step) return;
+  fetch_matrices(step);
+  fetch_rows(0, step);
+  shared.turns.init();
   for (int c = threadIdx.x % kWarp; c < own.count; c += kWarp) {
     mine.bias[c] = args.p.in.dt_bias[own.channel + c];
     mine.skip[c] = args.p.in.d[own.channel + c];
@@ -139,9 +174,9 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
       mine.projection.load(args.p.in.dt_weight + static_cast<std::int64_t>(own.channel) * rank,
                            own.count, rank);
   float h[2][Cut::per_thread], rate[2][Cut::per_thread];
-  load_rates<T, kStates, Cut::polynomials>(
-      rate, args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state, seat, own.count,
-      s.state);
+  load_rates<T, kStates, 0>(rate,
+                            args.p.in.a_log + static_cast<std::int64_t>(own.channel) * s.state,
+                            seat, own.count, s.state);
   const std::int64_t start_row =
       (part.image_direction * args.chunks + part.chunk) * per_direction + own.first;
 #pragma unroll
@@ -160,36 +195,57 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
                  kStates +
              seat.lane * Cut::run;
 
-  int step = part.first_block * kBlockSteps;
-  int count = min(Cut::steps, end_step - step);
-  fetch(0, step, count);
-  for (int buffer = 0; count > 0; buffer ^= 1) {
+  __syncthreads();
+  copies_arrived();
+  shared.matrices.convert(0, steps_from(step), s.state);
+  shared.turns.done();
+  if (step + Cut::steps < end_step) fetch_matrices(step + Cut::steps);
+  int slot = 0;
+  for (int buffer = 0; step < end_step; buffer ^= 1) {
+    const int count = steps_from(step), next = step + Cut::steps;
+    const int next_slot = slot + 1 < shared.slots ? slot + 1 : 0;
     copies_arrived();
     __syncwarp();
-    shared.matrices.convert(buffer, count, s.state);
+    // All have converted their part of this group, and so have left the group before the last.
+    shared.turns.wait(buffer);
+    shared.matrices.convert(next_slot, steps_from(next), s.state);
+    shared.turns.done();
     if (kProjects<T, kStates> && rank) widen_rows<kProjects<T, kStates>, T, kStates>(mine, buffer);
     else widen_rows<false, T, kStates>(mine, buffer);
-    __syncthreads();  // B and C of this group; and all warps have left the other buffer
-    const int next = min(Cut::steps, end_step - step - count);
-    if (next > 0) fetch(buffer ^ 1, step + count, next);
+    __syncwarp();
+    if (next < end_step) fetch_rows(buffer ^ 1, next);
+    if (next + Cut::steps < end_step) fetch_matrices(next + Cut::steps);
 
     constexpr int run = kSaveSteps < Cut::steps ? kSaveSteps : Cut::steps;
     const float2* delta_at = mine.delta[0];
-    const float* matrix_at = shared.matrices.at[buffer][0][0] + seat.lane * Cut::run;
+    const float* matrix_at = shared.matrices.at[slot][0][0] + seat.lane * Cut::run;
     float* y_at = mine.y[0] + seat.channel[0];
-    // A step's y is summed over lanes during the step after it, which hides the exchange.
+    // A step's y is summed over lanes during the step after it, a level of the exchange every four
+    // states, which hides its latency.
     float y[2] = {0, 0};
-    const auto sum_lanes = [&] {
-      if constexpr (Cut::lanes == 1) {
-        *reinterpret_cast<float2*>(y_at) = {y[0], y[1]};
-      } else {
-        float sum = y[0] + __shfl_xor_sync(0xffffffffu, y[1], 1);
+    const auto take_step = [&] {
+      const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
+      LaneSum<Cut::lanes> sum(y);
+      y[0] = y[1] = 0;
 #pragma unroll
-        for (int mask = 2; mask < Cut::lanes; mask *= 2)
-          sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-        if (seat.lane < 2) *y_at = sum;
+      for (int j = 0; j < Cut::per_thread; j += 4) {
+        float b[4], c[4];
+        const int n = j / Cut::run * Cut::lanes * Cut::run + j % Cut::run;
+        load_wide(b, matrix_at + n);
+        load_wide(c, matrix_at + n + kStates);
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            float& state = h[k][j + e];
+            state = fmaf(exp2_approx(delta[k].x * rate[k][j + e]), state, delta[k].y * b[e]);
+            y[k] = fmaf(c[e], state, y[k]);
+          }
+        sum.add(j / 4, y_at, seat.lane);
       }
       y_at += Cut::warp_channels;
+      delta_at += Cut::warp_channels;
+      matrix_at += 2 * kStates;
     };
 #pragma unroll 1
     for (int begin = 0; begin < count; begin += run) {
@@ -203,38 +259,18 @@ __global__ void __launch_bounds__(Tile<kStates>::threads, Tile<kStates>::blocks_
         saved += static_cast<std::int64_t>(per_direction) * kStates;
       }
 #pragma unroll 1
-      for (int t = min(count - begin, run); t > 0; --t) {
-        const float2 delta[2] = {delta_at[seat.channel[0]], delta_at[seat.channel[1]]};
-        sum_lanes();
-        y[0] = y[1] = 0;
-#pragma unroll
-        for (int j = 0; j < Cut::per_thread; j += 4) {
-          float b[4], c[4];
-          const int n = j / Cut::run * Cut::lanes * Cut::run + j % Cut::run;
-          load_wide(b, matrix_at + n);
-          load_wide(c, matrix_at + n + kStates);
-#pragma unroll
-          for (int e = 0; e < 4; ++e)
-#pragma unroll
-            for (int k = 0; k < 2; ++k) {
-              float& state = h[k][j + e];
-              state = fmaf(decay_of<T, Cut::polynomials>(j + e, delta[k].x, rate[k][j + e]), state,
-                           delta[k].y * b[e]);
-              y[k] = fmaf(c[e], state, y[k]);
-            }
-        }
-        delta_at += Cut::warp_channels;
-        matrix_at += 2 * kStates;
-      }
+      for (int t = min(count - begin, run); t > 0; --t) take_step();
     }
-    sum_lanes();
+    LaneSum<Cut::lanes> last(y);
+#pragma unroll
+    for (int level = 0; level < Cut::per_thread / 4; ++level) last.add(level, y_at, seat.lane);
     __syncwarp();
     const int row = first_row + way * step;
     if (args.wide_out) store_rows<true, T, kStates>(args, mine, buffer, row, way, count, own);
     else store_rows<false, T, kStates>(args, mine, buffer, row, way, count, own);
     __syncwarp();
-    step += count;
-    count = next;
+    step = next;
+    slot = next_slot;
   }
 }
 
@@ -307,6 +343,7 @@ void scan_forward(CudaQueue& queue, const ScanForward<T>& p) {
                             ceil_div(per_direction, kTileChannels);
   FM_CHECK(ctas <= kMaxGrid, "[selective_scan] at most 2^31 - 1 CTAs, got ", ctas);
   with_padded_state(s.state, [&]<int kStates>() {
+    static_assert(sizeof(ForwardShared<T, kStates>) <= 99 * 1024);
     launch(queue, "scan_forward", forward_kernel<T, kStates>, dim3(static_cast<unsigned>(ctas)),
            Tile<kStates>::threads, sizeof(ForwardShared<T, kStates>), args);
   });

@@ -1,24 +1,24 @@
 // Staging of the forward and the chunk passes, a group of Tile::steps steps at a time.
 //
 // B and C are shared by the CTA: a thread turns the pieces it has copied itself into floats, in two
-// buffers, so that a group needs one barrier. Rows of channels belong to the warp that scans them:
-// no barrier but the warp's own. Both kinds arrive by cp.async while the group before is scanned.
-// Channels beyond the last are staged as whatever memory holds: no other channel reads them, and
-// nothing of theirs is stored.
+// or three slots, so that a group needs one barrier. Rows of channels belong to the warp that scans
+// them: no barrier but the warp's own. Both kinds arrive by cp.async while the group before is
+// scanned. Channels beyond the last are staged as whatever memory holds: no other channel reads
+// them, and nothing of theirs is stored.
 #pragma once
 
 #include "kernels/selective_scan/selective_scan_lines.cuh"
 
 namespace fm::scan {
 
-// kMatrices of B and C.
-template <class T, int kStates, int kMatrices>
+// kMatrices of B and C, kSlots groups of them in floats.
+template <class T, int kStates, int kMatrices, int kSlots = 2>
 struct MatrixStage {
   static constexpr int steps = Tile<kStates>::steps;
   static constexpr int piece = 16 / sizeof(T);
   static constexpr int row_pieces = kMatrices * kStates / piece;
   T raw[steps][kMatrices][kStates];
-  float at[2][steps][kMatrices][kStates];
+  float at[kSlots][steps][kMatrices][kStates];
 
   // body(step, matrix, first state) for this thread's pieces of the first `count` steps.
   template <class Body>
@@ -47,7 +47,7 @@ struct MatrixStage {
   }
 
   // This thread's pieces, which have arrived, to floats. States beyond the shape become zero.
-  __device__ __forceinline__ void convert(int buffer, int count, int state) {
+  __device__ __forceinline__ void convert(int slot, int count, int state) {
     each_piece(count, [&](int t, int m, int n) {
       float values[piece];
       load_wide(values, &raw[t][m][n]);
@@ -57,8 +57,8 @@ struct MatrixStage {
       }
 #pragma unroll
       for (int e = 0; e < piece; e += 4)
-        *reinterpret_cast<float4*>(&at[buffer][t][m][n + e]) = {values[e], values[e + 1],
-                                                                values[e + 2], values[e + 3]};
+        *reinterpret_cast<float4*>(&at[slot][t][m][n + e]) = {values[e], values[e + 1],
+                                                              values[e + 2], values[e + 3]};
     });
   }
 };
@@ -247,20 +247,34 @@ __device__ __forceinline__ float decay_of(int i, float delta, float rate) {
 }
 
 // Rates for decay_of of the thread's channels and states, zero beyond the shape; `a_log` at the
-// warp's first channel.
+// warp's first channel. A CTA is short enough for this to show: 4 us of 548 by 16-byte loads and
+// the hardware's exponential.
 template <class T, int kStates, int kCount>
 __device__ __forceinline__ void load_rates(float (&rate)[2][Tile<kStates>::per_thread],
                                            const float* a_log, const Seat<kStates>& seat,
                                            int channels, int state) {
+  const bool wide = state % 4 == 0 && reinterpret_cast<std::uintptr_t>(a_log) % 16 == 0;
 #pragma unroll
   for (int k = 0; k < 2; ++k)
 #pragma unroll
-    for (int i = 0; i < Tile<kStates>::per_thread; ++i) {
+    for (int i = 0; i < Tile<kStates>::per_thread; i += 4) {
       const int n = seat.state(i);
-      rate[k][i] = seat.channel[k] < channels && n < state
-                       ? decay_rate(a_log[static_cast<std::int64_t>(seat.channel[k]) * state + n])
-                       : 0.0f;
-      if (by_polynomial<T, kCount>(i)) rate[k][i] *= -1.0f / kLeastExponent;
+      const float* from = a_log + static_cast<std::int64_t>(seat.channel[k]) * state + n;
+      float logs[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+      if (seat.channel[k] < channels && n < state) {
+        if (wide) {
+          load_wide(logs, from);
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (n + e < state) logs[e] = from[e];
+        }
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        rate[k][i + e] = -kLog2e * exp2_approx(kLog2e * logs[e]);
+        if (by_polynomial<T, kCount>(i + e)) rate[k][i + e] *= -1.0f / kLeastExponent;
+      }
     }
 }
 

@@ -617,6 +617,25 @@ TEST_SUITE("gpu") {
     check_cuda(p, kScanTolerance, SolveForward{}, queue);
   }
 
+  // Saved as 65504: infinity would be in every gradient.
+  TEST_CASE("selective_scan: CUDA where states pass what fp16 holds") {
+    for (const int multiprocessors : {cuda_queue().limits.multiprocessors, 1}) {
+      CudaQueue queue = cuda_queue();
+      queue.limits.multiprocessors = multiprocessors;
+      Problem p = Problem({{2, 40, 32, 64, 2}, 8}).without_gate();
+      const std::size_t width = static_cast<std::size_t>(p.bc_width());
+      for (std::size_t i = 0; i < p.bc.size(); ++i) p.bc[i] = i % width < 72 ? 1 : 1e-5;
+      for (double& u : p.u) u = 30000;
+      for (double& bias : p.dt_bias) bias = 8;
+      for (double& a_log : p.a_log) a_log = -20;
+      for (double& d_o : p.d_o) d_o = 1e-5;
+      for (const auto& [name, values] : solve<f16>(queue, p).gradients) {
+        INFO(name);
+        CHECK(std::all_of(values.begin(), values.end(), [](double x) { return std::isfinite(x); }));
+      }
+    }
+  }
+
   TEST_CASE("selective_scan: CUDA inference gives the same o") {
     for (const int chunks : {1, 3}) {
       check_inference<f16>(chunked_problem().with_chunks(chunks));
