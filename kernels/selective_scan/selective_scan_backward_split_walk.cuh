@@ -227,13 +227,16 @@ struct Walker {
       }
       float s1[2], s2[2], gradient[2][4];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < 2; ++j)
 #pragma unroll
         for (int c = 0; c < 2; ++c)
 #pragma unroll
           for (int r = 0; r < 2; ++r)
             gradient[j][2 * c + r] =
                 fmaf(c_row[t % 2][2 * j + r], c ? term[t % 2].w : term[t % 2].z, q[j][2 * c + r]);
+      to_db.add(db, t, g, t % 2 == 1, gradient);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
 #pragma unroll
         for (int c = 0; c < 2; ++c)
 #pragma unroll
@@ -248,7 +251,6 @@ struct Walker {
             da[j][i] = fmaf(c ? term[t % 2].y : term[t % 2].x, through, da[j][i]);
           }
       }
-      to_db.add(db, t, g, t % 2 == 1, gradient);
       store_apart(sums + t * Tile::sums, s1[0], s1[1], s2[0], s2[1]);
     }
     arrive(barriers.walked[team]);
