@@ -298,4 +298,11 @@ template <class T>
 void carry_chunks(CudaQueue&, const ScanShape&, const ScanInputs<T>&, const T* d_o, int chunks,
                   const Carries&);
 
+// Two states in fp16, the first in the low half: what it can hold of them. NaN stays NaN.
+__device__ __forceinline__ unsigned state_pair(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace fm::scan

@@ -182,7 +182,8 @@ void launch_split(CudaQueue&, int states, const BackwardArgs<T>&, unsigned ctas)
 
 // Whether dB and dC are sums over channels of products in T. For f16, whose 11 bits round better
 // than tf32 cuts: two steps then share a product. What is summed fits where dB, dC and the saved
-// states, which are f16 too, do. bf16 has too few bits for it.
+// states, which are f16 too, do: a gradient of a state above 65504 makes dB infinite, as it would
+// dx, and the loss scale falls. bf16 has too few bits for it.
 template <class T>
 constexpr bool kSumsInT = std::is_same_v<T, f16>;
 // Delta u is so much larger in these products, lest small ones have few bits.

@@ -33,8 +33,12 @@ __device__ __forceinline__ void store_apart(float4* to, float x, float y, float 
 struct HalfQuad {
   unsigned at[2];
 };
-__device__ __forceinline__ HalfQuad half_quad(const float (&quad)[4]) {
-  return {{narrow_pair<f16>(quad[0], quad[2]), narrow_pair<f16>(quad[1], quad[3])}};
+__device__ __forceinline__ HalfQuad half_quad(const float (&gradients)[4]) {
+  return {
+      {narrow_pair<f16>(gradients[0], gradients[2]), narrow_pair<f16>(gradients[1], gradients[3])}};
+}
+__device__ __forceinline__ HalfQuad half_quad_of_states(const float (&h)[4]) {
+  return {{state_pair(h[0], h[2]), state_pair(h[1], h[3])}};
 }
 // sum += a b with a 16 x 8 and b 8 x 8.
 __device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, unsigned b) {
@@ -54,7 +58,7 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, uns
 
 // The way of a tile's steps to dB or dC: weighted sums over its channels, the column of a step
 // each.
-template <class T>
+template <class T, bool kOfStates>
 struct ChannelSums {
   float2 own;         // the weights of the lane's two channels at step g,
   unsigned own_in_t;  // and with `scale`
@@ -72,7 +76,7 @@ struct ChannelSums {
       const unsigned weights = g == t ? own_in_t : 0u;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const HalfQuad quad = half_quad(quads[j]);
+        const HalfQuad quad = kOfStates ? half_quad_of_states(quads[j]) : half_quad(quads[j]);
         if (t == kBlockSteps - 1) multiply(sum[j], quad, weights);
         else if (waits) waiting[j] = quad;
         else multiply(sum[j], waiting[j], waiting_weights, quad, weights);
@@ -174,8 +178,8 @@ struct Walker {
     unsigned drained = 0;
     // Column g of the sums over channels is to be step g.
     const float* own = terms + slot + min(g, kBlockSteps - 1) * step_floats;
-    ChannelSums<T> to_dc(*reinterpret_cast<const float2*>(own + 2), 1.0f);
-    ChannelSums<T> to_db(*reinterpret_cast<const float2*>(own + 16), kDeltaUScale);
+    ChannelSums<T, true> to_dc(*reinterpret_cast<const float2*>(own + 2), 1.0f);
+    ChannelSums<T, false> to_db(*reinterpret_cast<const float2*>(own + 16), kDeltaUScale);
 #pragma unroll
     for (int t = 0; t < kBlockSteps; ++t) {
       float b[4];

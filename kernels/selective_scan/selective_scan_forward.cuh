@@ -18,16 +18,12 @@ struct ForwardArgs {
   bool wide_channels = false, wide_states = false, wide_low = false, wide_out = false;
 };
 
-// fp16 saves what it can hold; NaN stays NaN.
 template <int kWide, class T>
 __device__ __forceinline__ void save_state(T* to, const float (&h)[kWide]) {
   if constexpr (std::is_same_v<T, f16>) {
     Vec<unsigned, kWide / 2> packed;
 #pragma unroll
-    for (int i = 0; i < kWide / 2; ++i)
-      asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;"
-          : "=r"(packed.at[i])
-          : "f"(h[2 * i + 1]), "f"(h[2 * i]));
+    for (int i = 0; i < kWide / 2; ++i) packed.at[i] = state_pair(h[2 * i], h[2 * i + 1]);
     *reinterpret_cast<Vec<unsigned, kWide / 2>*>(to) = packed;
   } else {
     store_narrow(to, h);

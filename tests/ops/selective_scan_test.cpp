@@ -625,7 +625,7 @@ TEST_SUITE("gpu") {
       Problem p = Problem({{2, 40, 32, 64, 2}, 8}).without_gate();
       const std::size_t width = static_cast<std::size_t>(p.bc_width());
       for (std::size_t i = 0; i < p.bc.size(); ++i) p.bc[i] = i % width < 72 ? 1 : 1e-5;
-      for (double& u : p.u) u = 30000;
+      for (double& u : p.u) u = 400;
       for (double& bias : p.dt_bias) bias = 8;
       for (double& a_log : p.a_log) a_log = -20;
       for (double& d_o : p.d_o) d_o = 1e-5;
