@@ -46,9 +46,12 @@ Queue& Context::side() {
 }
 
 void Context::on_side(const Work& work) {
-  std::swap(queue, *side_);
+  struct Swapped {
+    Queue &here, &there;
+    Swapped(Queue& a, Queue& b) : here(a), there(b) { std::swap(here, there); }
+    ~Swapped() { std::swap(here, there); }
+  } const swapped(queue, side());
   work();
-  std::swap(queue, *side_);
 }
 
 void Context::fork_join(const Work& main, const Work& side_work) {
