@@ -19,8 +19,9 @@ constexpr int kGroups = 2, kWarps = kGroups * kWarpgroup / kWarp;
 constexpr int kWorkers = kGroups * kWarpgroup, kThreads = kWorkers + kWarp;
 constexpr int kTileRows = kGroups * 64, kWarpRows = 16;
 constexpr unsigned kPanelBytes = kTileRows * kPanelRowBytes;  // of x: 16 KB
-constexpr unsigned kGroupBytes = kPanelBytes / kGroups;
-constexpr unsigned kOverPanel = kPanel * kPanelRowBytes;  // of w, where the sum runs over rows
+[[maybe_unused]] constexpr unsigned kGroupBytes = kPanelBytes / kGroups;
+[[maybe_unused]] constexpr unsigned kOverPanel =
+    kPanel * kPanelRowBytes;  // of w, where the sum runs over rows
 constexpr unsigned kResultPanel = kWarpRows * kPanelRowBytes;
 
 constexpr int kColumns = 128;                                 // of y, a product's
@@ -73,7 +74,7 @@ struct Addresses {
 struct Stage {
   int at = 0;
   unsigned phase = 0;
-  __device__ void next(int stages) {
+  [[maybe_unused]] __device__ void next(int stages) {
     if (++at == stages) at = 0, phase ^= 1;
   }
 };
