@@ -130,4 +130,13 @@ inline CUtensorMap box_map(const void* data, std::int64_t columns, std::int64_t 
   return panel_map_of(data, 3, sizes, bytes, box);
 }
 
+// Where a ring of stages stands, and the parity of its round.
+struct RingStage {
+  int at = 0;
+  unsigned phase = 0;
+  __device__ void next(int stages) {
+    if (++at == stages) at = 0, phase ^= 1;
+  }
+};
+
 }  // namespace fm

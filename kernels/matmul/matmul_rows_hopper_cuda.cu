@@ -71,14 +71,6 @@ struct Addresses {
   __device__ unsigned barrier(int i) const { return results(kWarps, 0) + i * 8; }
 };
 
-struct Stage {
-  int at = 0;
-  unsigned phase = 0;
-  [[maybe_unused]] __device__ void next(int stages) {
-    if (++at == stages) at = 0, phase ^= 1;
-  }
-};
-
 // A block's slice of the outputs and its tiles of rows: neighbours in time share x in the L2 cache.
 struct Walk {
   int chunk, chunks, tile, tiles, step;
@@ -108,7 +100,7 @@ __device__ void bring(const RowsMaps& maps, const RowsPlan& plan, const Addresse
         load_tile(to + i * kOverPanel, maps.w, column + i * kPanel, k * kPanel, full);
     }
   };
-  Stage stage;
+  RingStage stage;
   for (int tile = walk.tile; tile < walk.tiles; tile += walk.step) {
     const bool first = tile == walk.tile;
     for (int k = 0; k < plan.panels; ++k, stage.next(plan.stages)) {
@@ -132,7 +124,7 @@ __device__ void multiply_rows(const RowsMaps& maps, const RowsPlan& plan, const 
   const Walk walk(plan);
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const unsigned own_rows = warp / 4 * kGroupBytes;
-  Stage stage;
+  RingStage stage;
   int slot = 0;
   for (int tile = walk.tile; tile < walk.tiles; tile += walk.step) {
     for (int chunk = 0; chunk < walk.chunks; ++chunk) {
@@ -147,7 +139,7 @@ __device__ void multiply_rows(const RowsMaps& maps, const RowsPlan& plan, const 
         }
       }
       float sum[kColumns / 2];
-      Stage at = stage;
+      RingStage at = stage;
       for (int k = 0; k < plan.panels; ++k, at.next(plan.stages)) {
         const int panel = chunk * plan.panels + k;
         const unsigned rows = shared.rows(at.at) + own_rows, weights = shared.weights(panel);
