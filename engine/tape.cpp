@@ -24,6 +24,7 @@ void Tape::backward() {
     places_.erase(operation.output.data);
     for (const Tensor& saved : operation.saved) context_.arena.give_back(saved.data);
   }
+  FM_CHECK(put_off_.empty(), "[tape] an operation that leaves room has not called beside()");
   gradients_.clear();
   places_.clear();
   constants_.clear();
