@@ -54,33 +54,31 @@ void Context::on_side(const Work& work) {
   work();
 }
 
-void Context::fork_join(const Work& main, const Work& side_work) {
+void Context::on_both(const Work& main, const Work& side_work, bool at_room) {
   arena.hold();
   if (planning()) {
     main();
     side_work();
   } else {
-    with_both(queue, side(), [](auto& here, auto& there) { fork(here, there); });
+    with_both(queue, side(), [&](auto& here, auto& there) {
+      if (at_room) await_room(here);
+      else fork(here, there);
+    });
     main();
+    if (at_room)
+      with_both(queue, side(), [](auto& here, auto& there) { fork_at_room(here, there); });
     on_side(side_work);
     with_both(queue, side(), [](auto& here, auto& there) { join(here, there); });
   }
   arena.release();
 }
 
+void Context::fork_join(const Work& main, const Work& side_work) {
+  on_both(main, side_work, false);
+}
+
 void Context::beside(const Work& main, const Work& side_work) {
-  arena.hold();
-  if (planning()) {
-    main();
-    side_work();
-  } else {
-    std::visit([](auto& q) { await_room(q); }, queue);
-    main();
-    with_both(queue, side(), [](auto& here, auto& there) { fork_at_room(here, there); });
-    on_side(side_work);
-    with_both(queue, side(), [](auto& here, auto& there) { join(here, there); });
-  }
-  arena.release();
+  on_both(main, side_work, true);
 }
 
 void Context::image_by_image(const std::function<void()>& operations) {

@@ -84,6 +84,7 @@ class Context {
   friend class Frame;
   Queue& side();
   void on_side(const Work& work);
+  void on_both(const Work& main, const Work& side, bool at_room);
   struct Parts {
     int batch = 0, at = 0;
     std::vector<ImageWork> work;

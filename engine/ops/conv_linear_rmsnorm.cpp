@@ -1,6 +1,7 @@
 #include "engine/ops/conv_linear_rmsnorm.h"
 
 #include "engine/ops/causal_conv1d.h"
+#include "engine/ops/linear.h"
 #include "engine/tape.h"
 #include "kernels/conv_linear_rmsnorm/conv_linear_rmsnorm.h"
 
@@ -40,17 +41,7 @@ void backward(Context& context, const Layer& p, const Tensor& raw) {
     }
     linear_rmsnorm_backward(queue, layer);
   });
-  context.tape->later({dy.data, x.data}, [&context, p, dy, x] {
-    Scratch workspace(context, linear_backward_weight_workspace(p.shape.product()));
-    context.run([&]<class T>(auto& queue) {
-      linear_backward_weight(queue, LinearBackwardWeight<T>{.shape = p.shape.product(),
-                                                            .dy = dy.as<T>(),
-                                                            .x = x.as<T>(),
-                                                            .dw = p.w->gradient.as<acc_t<T>>(),
-                                                            .dbias = nullptr,
-                                                            .workspace = workspace.data()});
-    });
-  });
+  weight_gradient_later(context, {p.shape.product(), dy.data, x, 0, p.w, nullptr});
 }
 
 template <class T>

@@ -34,18 +34,7 @@ void backward(Context& context, const Product& p) {
     context.run(
         [&]<class T>(auto& queue) { narrow_gradient(queue, dy, static_cast<T*>(gradient)); });
   const Tensor x = context.tape->value(p.x);
-  context.tape->later({gradient, x.data}, [&context, p, gradient, x] {
-    Scratch workspace(context, linear_backward_weight_workspace(p.shape));
-    context.run([&]<class T>(auto& queue) {
-      linear_backward_weight(
-          queue, LinearBackwardWeight<T>{.shape = p.shape,
-                                         .dy = static_cast<const T*>(gradient),
-                                         .x = x.as<T>() + p.begin,
-                                         .dw = p.w->gradient.as<acc_t<T>>(),
-                                         .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
-                                         .workspace = workspace.data()});
-    });
-  });
+  weight_gradient_later(context, {p.shape, gradient, x, p.begin, p.w, p.b});
   if (!context.tape->wants(p.x)) return;
   const Tape::Target dx = context.tape->target(p.x);
   context.run([&]<class T>(auto& queue) {
@@ -78,6 +67,21 @@ Tensor forward(Context& context, const Product& p) {
 }
 
 }  // namespace
+
+void weight_gradient_later(Context& context, const WeightGradient& p) {
+  context.tape->later({p.dy, p.x.data}, [&context, p] {
+    const Scratch workspace(context, linear_backward_weight_workspace(p.shape));
+    context.run([&]<class T>(auto& queue) {
+      linear_backward_weight(
+          queue, LinearBackwardWeight<T>{.shape = p.shape,
+                                         .dy = static_cast<const T*>(p.dy),
+                                         .x = p.x.as<T>() + p.begin,
+                                         .dw = p.w->gradient.as<acc_t<T>>(),
+                                         .dbias = p.b ? p.b->gradient.as<acc_t<T>>() : nullptr,
+                                         .workspace = workspace.data()});
+    });
+  });
+}
 
 Tensor linear(Context& context, const Tensor& x, const Parameter& w, const Parameter* b,
               bool full_precision) {

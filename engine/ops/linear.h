@@ -3,6 +3,7 @@
 
 #include "engine/context.h"
 #include "engine/params.h"
+#include "kernels/matmul/matmul.h"
 
 namespace fm {
 
@@ -14,6 +15,17 @@ Tensor linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b,
 // Records the gradient of y = x w^T + b, which another operation has made.
 void record_linear(Context&, const Tensor& x, const Parameter& w, const Parameter* b,
                    const Tensor& y);
+
+// The gradients of a product's weights and bias, put off (Tape::later).
+struct WeightGradient {
+  LinearShape shape;
+  void* dy;            // in the compute type
+  Tensor x;            // the block that holds the operand
+  std::int64_t begin;  // its first column in x
+  const Parameter* w;
+  const Parameter* b;  // null: none
+};
+void weight_gradient_later(Context&, const WeightGradient&);
 
 // Groups side by side: columns [begin, begin + in) of each group of x [rows, groups, width], w
 // [groups, out, in]

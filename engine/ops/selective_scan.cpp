@@ -1,5 +1,6 @@
 #include "engine/ops/selective_scan.h"
 
+#include "engine/ops/linear.h"
 #include "engine/tape.h"
 #include "kernels/matmul/matmul.h"
 #include "kernels/selective_scan/selective_scan.h"
@@ -130,18 +131,7 @@ void backward_dt(Context& context, const SelectiveScanOperands& x, const Tensor&
   Tape& tape = *context.tape;
   const LinearShape product = dt_product(x);
   const Tensor ddt = tape.gradient(dt), dlow = tape.gradient(x.low);
-  tape.later({ddt.data, x.low.data}, [&context, x, product, ddt] {
-    const Scratch workspace(context, linear_backward_weight_workspace(product));
-    context.run([&]<class T>(auto& queue) {
-      linear_backward_weight(queue,
-                             LinearBackwardWeight<T>{.shape = product,
-                                                     .dy = ddt.as<T>(),
-                                                     .x = x.low.as<T>(),
-                                                     .dw = x.dt_proj->gradient.as<acc_t<T>>(),
-                                                     .dbias = nullptr,
-                                                     .workspace = workspace.data()});
-    });
-  });
+  weight_gradient_later(context, {product, ddt.data, x.low, 0, x.dt_proj, nullptr});
   context.run([&]<class T>(auto& queue) {
     linear_backward_input(queue, LinearBackwardInput<T>{.shape = product,
                                                         .dy = ddt.as<T>(),

@@ -16,8 +16,6 @@ constexpr int kStageRows = kTileRows + kTaps - 1;
 constexpr int kStages = 4;
 constexpr int kOutputs = 4;                    // tokens of a lane
 constexpr int kWindow = kOutputs + kTaps - 1;  // and what they look at
-constexpr int kMostWarps = 12;
-constexpr int kLeastTiles = 8;
 template <class T>
 constexpr int kStageElements = kStageRows* kPanel;
 template <class T>
@@ -229,14 +227,8 @@ bool forward_fused(CudaQueue& queue, const ConvLinearRmsNormForward<T>& p) {
   with_quads(shape.out(), [&]<int kQuads>() {
     const std::size_t fixed = kSlots<kQuads> * (shape.in * sizeof(T) + sizeof(float)) +
                               (kTaps + 1) * shape.in * sizeof(float);
-    const std::size_t per_warp = kWarpElements<T> * sizeof(T);
-    const int warps = warps_of(queue, fixed, per_warp, kMostWarps);
-    if (warps < kLeastWarps) return;
-    const int blocks = blocks_of(queue, shape, ceil_div(shape.rows, kTileRows));
-    launch(queue, "conv_linear_rmsnorm", forward_kernel<kQuads, T>,
-           dim3(static_cast<unsigned>(blocks * shape.groups)), warps * kWarp,
-           fixed + warps * per_warp, p, Columns::of(shape));
-    done = true;
+    done = launch_forward(queue, "conv_linear_rmsnorm", forward_kernel<kQuads, T>, shape, fixed,
+                          kWarpElements<T> * sizeof(T), p);
   });
   return done;
 }

@@ -6,6 +6,9 @@
 
 namespace fm::linear_rmsnorm {
 
+constexpr int kMostWarps = 12;
+constexpr int kLeastTiles = 8;  // on an H100 9 000 rows of two groups
+
 template <int kQuads>
 using Sums = float[kQuads * 4 + 1][4];  // of 8 columns each; the last: the octet alone
 
@@ -84,6 +87,20 @@ __device__ __forceinline__ void finish_row(const Sums<kQuads>& sums, int i, bool
     *reinterpret_cast<unsigned*>(p.raw + at + alone) = narrow_pair<T>(last[0], last[1]);
   *reinterpret_cast<unsigned*>(p.y + at + alone) =
       narrow_pair<T>(last[0] * (scale * weight[alone]), last[1] * (scale * weight[alone + 1]));
+}
+
+// Launches a kernel of these arguments with as many warps a block as its shared memory has room
+// for, `fixed` bytes and `per_warp` of each; false where they are too few.
+template <class P>
+bool launch_forward(CudaQueue& queue, const char* name, void (*kernel)(Deferred<P>, Columns),
+                    const LinearRmsNormShape& shape, std::size_t fixed, std::size_t per_warp,
+                    const P& p) {
+  const int warps = warps_of(queue, fixed, per_warp, kMostWarps);
+  if (warps < kLeastWarps) return false;
+  const int blocks = blocks_of(queue, shape, ceil_div(shape.rows, kTileRows));
+  launch(queue, name, kernel, dim3(static_cast<unsigned>(blocks * shape.groups)), warps * kWarp,
+         fixed + warps * per_warp, p, Columns::of(shape));
+  return true;
 }
 
 }  // namespace fm::linear_rmsnorm

@@ -9,8 +9,6 @@ namespace {
 
 using namespace linear_rmsnorm;
 
-constexpr int kMostWarps = 12;
-constexpr int kLeastTiles = 8;  // on an H100 9 000 rows of two groups
 template <class T>
 constexpr int kWarpElements = Stages<T>::kCount* Stages<T>::kElements;
 
@@ -64,14 +62,8 @@ bool linear_rmsnorm_forward_fused(CudaQueue& queue, const LinearRmsNormForward<T
   bool done = false;
   with_quads(shape.out(), [&]<int kQuads>() {
     const std::size_t fixed = kSlots<kQuads> * (shape.in * sizeof(T) + sizeof(float));
-    const std::size_t per_warp = kWarpElements<T> * sizeof(T);
-    const int warps = warps_of(queue, fixed, per_warp, kMostWarps);
-    if (warps < kLeastWarps) return;
-    const int blocks = blocks_of(queue, shape, ceil_div(shape.rows, kTileRows));
-    launch(queue, "linear_rmsnorm_forward", forward_kernel<kQuads, T>,
-           dim3(static_cast<unsigned>(blocks * shape.groups)), warps * kWarp,
-           fixed + warps * per_warp, p, Columns::of(shape));
-    done = true;
+    done = launch_forward(queue, "linear_rmsnorm_forward", forward_kernel<kQuads, T>, shape, fixed,
+                          kWarpElements<T> * sizeof(T), p);
   });
   return done;
 }

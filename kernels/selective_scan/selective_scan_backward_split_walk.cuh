@@ -1,6 +1,7 @@
 // The walkers of the split backward kernel.
 #pragma once
 
+#include "kernels/base/mma.cuh"
 #include "kernels/selective_scan/selective_scan_backward_split.cuh"
 #include "kernels/selective_scan/selective_scan_backward_walk.cuh"
 
@@ -50,10 +51,8 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, uns
 // Two such products at once: of a and b, and of c and d.
 __device__ __forceinline__ void multiply(float (&sum)[4], const HalfQuad& a, unsigned b,
                                          const HalfQuad& c, unsigned d) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a.at[0]), "r"(a.at[1]), "r"(c.at[0]), "r"(c.at[1]), "r"(b), "r"(d));
+  const unsigned both[4] = {a.at[0], a.at[1], c.at[0], c.at[1]};
+  multiply_add<f16>(sum, both, b, d);
 }
 
 // The way of a tile's steps to dB or dC: weighted sums over its channels, the column of a step
